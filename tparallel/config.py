@@ -1,0 +1,192 @@
+"""What is trained, how it is split, how it is trained: three frozen dataclasses.
+
+Each checks itself when it is made, so that a wrong value is an error before the first message,
+the same on every rank, from a pure function of the configuration.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from .errors import ConfigError, LayoutError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer's sizes, by the letters that the whole code uses."""
+
+    L: int = 4
+    D: int = 128
+    H: int = 4
+    T: int = 128
+    V: int = 256
+    F: int = 0  # 0: 4 D
+    tied: bool = False
+
+    def __post_init__(self):
+        if not self.F:
+            object.__setattr__(self, "F", 4 * self.D)
+        for f in ("L", "D", "H", "T", "V", "F"):
+            if getattr(self, f) < 1:
+                raise ConfigError(f"{f} must be at least 1: {f} = {getattr(self, f)}.")
+        if self.D % self.H:
+            raise ConfigError(
+                f"H must divide D: D = {self.D}, H = {self.H}. Use H = {_nearest(self.D, self.H)}."
+            )
+
+    @property
+    def K(self) -> int:
+        """Head size."""
+        return self.D // self.H
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Batch, optimizer and numbers.  ``global_batch`` counts sequences of T tokens."""
+
+    steps: int = 20
+    global_batch: int = 8
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    warmup: int = 10
+    min_lr: float = 0.1  # the cosine ends at min_lr · lr
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0  # 0: no clipping
+    seed: int = 0
+    dtype: str = "float32"
+    init: str = "gpt2"
+
+    def __post_init__(self):
+        _one_of("optimizer", self.optimizer, ("adamw", "sgd"))
+        _one_of("dtype", self.dtype, ("float32", "float64"))
+        _one_of("init", self.init, ("gpt2", "random"))
+        for f in ("steps", "global_batch"):
+            if getattr(self, f) < 1:
+                raise ConfigError(f"{f} must be at least 1: {f} = {getattr(self, f)}.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the work is split: tp × pp × dp ranks, a ZeRO stage, a pipeline schedule.
+
+    ``microbatches`` (M) is the number into which each data-parallel rank cuts its rows.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    zero: int = 0
+    schedule: str = ""  # "": 1f1b where pp > 1
+    microbatches: int = 1
+
+    def __post_init__(self):
+        for axis in ("tp", "pp", "dp", "microbatches"):
+            if getattr(self, axis) < 1:
+                raise LayoutError(f"{axis} must be at least 1: {axis} = {getattr(self, axis)}.")
+        if self.zero not in (0, 1, 2, 3):
+            raise LayoutError(f"ZeRO has stages 0, 1, 2 and 3: zero = {self.zero}.")
+        if self.zero and self.dp == 1:
+            raise LayoutError(
+                f"ZeRO partitions over data-parallel ranks: zero = {self.zero}, dp = 1 has nobody "
+                "to share with. Use dp of 2 or more, or zero = 0."
+            )
+        if self.schedule and self.pp == 1:
+            raise LayoutError(
+                f"a schedule orders pipeline stages: schedule = {self.schedule}, pp = 1 has one. "
+                "Use pp of 2 or more, or no schedule."
+            )
+        if not self.schedule and self.pp > 1:
+            object.__setattr__(self, "schedule", "1f1b")
+
+    @property
+    def ranks(self) -> int:
+        return self.tp * self.pp * self.dp
+
+    @property
+    def name(self) -> str:
+        """``tp=2 dp=2 zero=1``: what differs from one process; ``serial`` if nothing does."""
+        parts = [f"{a}={getattr(self, a)}" for a in ("tp", "pp", "dp") if getattr(self, a) > 1]
+        if self.pp > 1:
+            parts.append(self.schedule)
+        if self.dp > 1:
+            parts.append(f"zero={self.zero}")
+        return " ".join(parts) or "serial"
+
+    def rows(self, global_batch: int) -> int:
+        """B, the sequences of one micro-batch on one rank."""
+        return global_batch // (self.dp * self.microbatches)
+
+    @staticmethod
+    def parse(text: str, **defaults) -> "Layout":
+        """``"tp=2,pp=2,schedule=gpipe,microbatches=4"`` -> Layout."""
+        values: dict = dict(defaults)
+        known = {f.name: f.type for f in fields(Layout)}
+        for part in text.split(","):
+            key, equals, value = part.strip().partition("=")
+            if not equals or key not in known:
+                raise LayoutError(
+                    f"a layout is key=value pairs of {', '.join(known)}: {part!r} is not one. "
+                    "Example: tp=2,dp=2,zero=2"
+                )
+            if key != "schedule" and not value.lstrip("-").isdigit():
+                raise LayoutError(f"{key} must be a whole number: {part!r}. Example: {key}=2")
+            values[key] = value if key == "schedule" else int(value)
+        return Layout(**values)
+
+
+def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | None = None) -> None:
+    """Does this layout fit this model, this batch and this many ranks?  Pure; raises LayoutError."""
+    tp, pp, dp, M = layout.tp, layout.pp, layout.dp, layout.microbatches
+    for letter, what in (("H", "the number of heads"), ("F", "the feed-forward size")):
+        size = getattr(model, letter)
+        if size % tp:
+            raise LayoutError(
+                f"tp must divide {what}: {letter} = {size}, tp = {tp}. Use tp {_divisors(size)}."
+            )
+    if model.V < tp:
+        raise LayoutError(
+            f"every tp rank needs a row of the vocabulary: V = {model.V}, tp = {tp}. "
+            f"Use tp of at most {model.V}."
+        )
+    if pp > model.L:
+        raise LayoutError(
+            f"every pipeline stage needs a block: L = {model.L}, pp = {pp}. "
+            f"Use pp of at most {model.L}, or more layers."
+        )
+    if train.global_batch % (dp * M):
+        raise LayoutError(
+            f"dp × microbatches must divide the global batch: dp = {dp}, microbatches = {M}, "
+            f"global batch = {train.global_batch}. Use a global batch of {dp * M} or a multiple."
+        )
+    if ranks is not None and ranks != layout.ranks:
+        raise LayoutError(
+            f"tp × pp × dp = {tp} × {pp} × {dp} = {layout.ranks}, but mpirun started {ranks} "
+            f"ranks. Use mpirun -n {layout.ranks}" + _or_dp(ranks, tp * pp) + "."
+        )
+
+
+def as_dict(config) -> dict:
+    """A config as plain values, for JSON."""
+    return asdict(config)
+
+
+def _or_dp(ranks: int, inner: int) -> str:
+    return f", or dp = {ranks // inner}" if ranks % inner == 0 else ""
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be {' or '.join(allowed)}: {name} = {value}.")
+
+
+def _divisors(n: int) -> str:
+    found = [str(d) for d in range(1, n + 1) if n % d == 0][:8]
+    return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+
+
+def _nearest(n: int, wanted: int) -> int:
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - wanted))
+
+
+__all__ = ["ModelConfig", "TrainConfig", "Layout", "check", "as_dict", "replace"]

@@ -1,0 +1,21 @@
+"""Errors that a user can act on: *rule; values; way out*, the same text on every rank."""
+
+
+class TParallelError(Exception):
+    """Base class.  Raised on every rank alike, before the first message: exit code 2."""
+
+
+class ConfigError(TParallelError):
+    """A model or training setting that cannot be used."""
+
+
+class LayoutError(TParallelError):
+    """A way of splitting that does not fit the model, the batch, or the number of ranks."""
+
+
+class ScheduleError(TParallelError):
+    """A pipeline schedule that is incomplete, out of order, or would deadlock."""
+
+
+class DataError(TParallelError):
+    """A text that cannot be read or is too short to train on."""

@@ -1,0 +1,37 @@
+"""y = x W + b, where W may contract several dims of x and make several dims of y.
+
+Shapes:  x (*rows, *I), W (*I, *O), b (*O), y (*rows, *O).  ``I`` is ``w.ndim - b.ndim`` dims
+of W; a layer without bias says how many with ``contract``.  Example: W_qkv (D, 3, H, K) takes
+x (B, T, D) to (B, T, 3, H, K), and W_out (H, K, D) takes z (B, T, H, K) back to (B, T, D).
+Each function is one matrix product of two-dimensional views, so that BLAS does the work.
+"""
+
+from math import prod
+
+from ..backend import xp
+
+
+def linear_forward(x, w, b=None, contract=1):
+    """y = x W + b."""
+    rows, outs = x.shape[: x.ndim - contract], w.shape[contract:]
+    y = (x.reshape(prod(rows), -1) @ w.reshape(-1, prod(outs))).reshape(rows + outs)
+    if b is not None:
+        y += b
+    return y
+
+
+def linear_backward_input(dy, w, contract=1):
+    """dx = dy Wᵀ."""
+    ins, outs = w.shape[:contract], w.shape[contract:]
+    rows = dy.shape[: dy.ndim - len(outs)]
+    return (dy.reshape(-1, prod(outs)) @ w.reshape(prod(ins), -1).T).reshape(rows + ins)
+
+
+def linear_backward_weight(x, dy, contract=1):
+    """dW = xᵀ dy and db = Σ_rows dy."""
+    rows, ins = x.shape[: x.ndim - contract], x.shape[x.ndim - contract :]
+    outs = dy.shape[len(rows) :]
+    dy2 = dy.reshape(prod(rows), -1)
+    dw = x.reshape(prod(rows), -1).T @ dy2
+    db = xp.ones(len(dy2), dy2.dtype) @ dy2  # a row of ones: BLAS sums columns faster than sum()
+    return dw.reshape(ins + outs), db.reshape(outs)
