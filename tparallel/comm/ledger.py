@@ -1,0 +1,61 @@
+"""Every transfer, counted: operation, mesh axis, reason, payload, wire bytes, seconds.
+
+*Payload* is the size of the array that the verb is about.  *Wire* is what this rank sends: the
+integer number of bytes that it hands to MPI for other ranks.  The two differ by the algorithm's
+factor, 2 (n−1)/n for an all-reduce, which is where published byte counts part company.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    axis: str
+    op: str
+    what: str
+
+
+@dataclass
+class Total:
+    count: int = 0
+    payload: int = 0
+    wire: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """Totals per (axis, operation, reason): its size does not grow with the number of steps."""
+
+    totals: dict[Key, Total] = field(default_factory=dict)
+    open: bool = True
+
+    def record(self, axis: str, op: str, what: str, payload: int, wire: int, seconds: float):
+        if self.open:
+            total = self.totals.setdefault(Key(axis, op, what), Total())
+            total.count += 1
+            total.payload += payload
+            total.wire += wire
+            total.seconds += seconds
+
+    def wire(self, axis: str) -> int:
+        """Bytes that this rank sent over one axis of the mesh."""
+        return sum(t.wire for k, t in self.totals.items() if k.axis == axis)
+
+    @property
+    def seconds(self) -> float:
+        """Time that this rank spent inside the verbs: moving bytes, and waiting for others."""
+        return sum(t.seconds for t in self.totals.values())
+
+    def clear(self) -> None:
+        self.totals.clear()
+
+    @contextmanager
+    def closed(self):
+        """Transfers that belong to a measurement, not to the method, are left out."""
+        was, self.open = self.open, False
+        try:
+            yield
+        finally:
+            self.open = was

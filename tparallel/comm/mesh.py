@@ -1,0 +1,69 @@
+"""Rank <-> (dp, pp, tp).  ``tp`` varies fastest: its messages are the most frequent, so its ranks
+should be the nearest neighbours, on one node.
+
+Source: Narayanan et al. 2021, section 3 (takeaway 1); the order is Megatron-LM's.
+"""
+
+from typing import NamedTuple
+
+from mpi4py import MPI
+
+from ..backend import use_local_device
+from ..config import Layout
+from .axis import Axis
+from .ledger import Ledger
+from .transport import cores
+
+AXES = ("dp", "pp", "tp")
+
+
+class Coords(NamedTuple):
+    dp: int
+    pp: int
+    tp: int
+
+
+def coords(rank: int, layout: Layout) -> Coords:
+    """Where a rank stands on each axis."""
+    rest, tp = divmod(rank, layout.tp)
+    dp, pp = divmod(rest, layout.pp)
+    return Coords(dp, pp, tp)
+
+
+def rank_of(c: Coords, layout: Layout) -> int:
+    return (c.dp * layout.pp + c.pp) * layout.tp + c.tp
+
+
+class Mesh:
+    """This rank's three axes, and the ledger that they share.
+
+    ``ends`` joins the first and the last pipeline stage, for what both hold (tied embeddings);
+    it is counted as part of ``pp``, and None on the stages between.
+    """
+
+    def __init__(self, layout: Layout, comm):
+        if comm.size != layout.ranks:
+            raise ValueError(f"{layout} needs {layout.ranks} ranks, got {comm.size}")
+        self.layout, self.comm, self.ledger = layout, comm, Ledger()
+        self.coords = here = coords(comm.rank, layout)
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        use_local_device(node.rank)
+        crowded = node.size > cores()
+        node.Free()
+        for axis in AXES:
+            ring = rank_of(here._replace(**{axis: 0}), layout)  # the same number all along it
+            part = comm.Split(color=ring, key=getattr(here, axis))
+            setattr(self, axis, Axis(axis, part, self.ledger, crowded))
+        at_end = here.pp in (0, layout.pp - 1)
+        ring = rank_of(here._replace(pp=0), layout) if at_end else MPI.UNDEFINED
+        part = comm.Split(color=ring, key=here.pp)
+        self.ends = Axis("pp", part, self.ledger, crowded) if at_end else None
+
+    dp: Axis
+    pp: Axis
+    tp: Axis
+
+    def close(self) -> None:
+        for axis in (self.dp, self.pp, self.tp, self.ends):
+            if axis is not None:
+                axis.close()
