@@ -1,0 +1,47 @@
+"""x = W_tok[token] + W_pos[position], with the rows of W_tok (V) cut over tp.
+
+A rank looks up the tokens whose rows it holds and puts zeros for the others; the sum over tp
+finds each row exactly once.  V need not be divisible by tp.
+
+Shapes:        tokens (B, T) integers; x (B, T, D); W_tok (V/tp, D); W_pos (T, D)
+Communicates:  forward all_reduce of x: B T D elements; backward nothing
+Compare with:  serial/embedding.py
+Source:        Shoeybi et al. 2019, section 3
+"""
+
+from ..backend import xp
+from .split import part
+
+
+def embed_forward(tokens, p, tp, V):
+    local, mine = local_tokens(tokens, tp, V)
+    x = p["w_tok"][local] * mine[..., None]  # (B, T, D) partial over tp
+    x = tp.all_reduce(x, what="embed.x")  # (B, T, D)
+    x += p["w_pos"][: tokens.shape[1]]
+    return x, (tokens, p["w_tok"].shape, p["w_pos"].shape)
+
+
+def embed_backward_input(dx, cache, p, tp, V):
+    return None, (dx, *cache)  # tokens have no gradient
+
+
+def embed_backward_weight(wcache, tp, V):
+    dx, tokens, tok_shape, pos_shape = wcache
+    local, mine = local_tokens(tokens, tp, V)
+    dtok = xp.zeros(tok_shape, dx.dtype)
+    xp.add.at(dtok, local[mine], dx[mine])  # a token that occurs twice collects twice
+    dpos = xp.zeros(pos_shape, dx.dtype)
+    dpos[: dx.shape[1]] = dx.sum(0)
+    return {"w_tok": dtok, "w_pos": dpos}
+
+
+def embed_backward(dx, cache, p, tp, V):
+    dtokens, wcache = embed_backward_input(dx, cache, p, tp, V)
+    return dtokens, embed_backward_weight(wcache, tp, V)
+
+
+def local_tokens(tokens, tp, V):
+    """Row numbers within this rank's part of the table (0 where it is not here), and a mask."""
+    rows = part(V, tp.rank, tp.size)
+    mine = (rows.start <= tokens) & (tokens < rows.stop)
+    return xp.where(mine, tokens - rows.start, 0), mine
