@@ -1,0 +1,115 @@
+"""Run one stage's program for real.
+
+Sends are posted and not waited for until the step is over or their memory is wanted: with
+blocking sends 1F1B deadlocks as soon as messages are too large to be buffered (neighbours send to
+each other at once).  The tag of a message carries micro-batch, chunk and direction, so that no
+message can be taken for another.
+
+Communicates:  per micro-batch and boundary, B T D elements downstream and B T D upstream
+Source:        Narayanan et al. 2021, section 2.2
+"""
+
+import time
+from typing import NamedTuple
+
+from ..backend import xp
+from .program import RECV_DX, RECV_X, SEND_DX, SEND_X, Instruction, program
+from .schedule import BW, B, F, Schedule, W
+
+
+class Done(NamedTuple):
+    """One computation, by this rank's clock (seconds)."""
+
+    instruction: Instruction
+    start: float
+    end: float
+
+
+class Executor:
+    """The chunks that live on this stage, and what is in flight between their computations."""
+
+    def __init__(self, chunks: dict, loss, pp, shape, dtype):
+        self.chunks, self.pp, self.shape, self.dtype = chunks, pp, shape, dtype
+        self.loss_forward, self.loss_backward = loss
+        self.do = {F: self._forward, B: self._backward_input, W: self._weight, BW: self._backward}
+
+    def run(self, schedule: Schedule, tokens, targets, count: int, after=None):
+        """All micro-batches of one step: tokens, targets (M, B, T).  Returns this rank's part of
+        the loss and a list of ``Done``; gradients go to the chunks' store.  ``after`` is called
+        with this executor after every computation (to look at what is held)."""
+        self.tokens, self.targets, self.count = tokens, targets, count
+        self.last = len(schedule.placement) - 1
+        self.backward_follows = schedule.name != "forward"
+        self.x: dict = {}  # inputs and, going back, gradients of outputs: (chunk, micro-batch)
+        self.dy: dict = {}
+        self.caches: dict = {}
+        self.wcaches: dict = {}
+        self.loss, posted, timeline = 0.0, [], []
+        for i in program(schedule, self.pp.rank):
+            if i.op in self.do:
+                start = time.perf_counter()
+                self.do[i.op](i.chunk, i.microbatch)
+                timeline.append(Done(i, start, time.perf_counter()))
+                if after:
+                    after(self)
+            elif i.op in (SEND_X, SEND_DX):
+                posted.append(self._send(i))
+            else:
+                self._receive(i)
+        for message in posted:
+            self.pp.wait(message, what="sent")
+        return float(self.loss), timeline
+
+    def _forward(self, chunk: int, m: int) -> None:
+        x = xp.array(self.tokens[m]) if chunk == 0 else self.x.pop((chunk, m))
+        y, caches = self.chunks[chunk].forward(x)
+        if chunk == self.last:
+            targets = xp.array(self.targets[m])
+            loss, cache = self.loss_forward(y, targets, self.count)
+            self.loss += loss
+            caches.append(cache)
+        else:
+            self.x[chunk + 1, m] = y
+        if self.backward_follows:
+            self.caches[chunk, m] = caches
+
+    def _backward_input(self, chunk: int, m: int) -> None:
+        caches = self.caches.pop((chunk, m))
+        dx, self.wcaches[chunk, m] = self.chunks[chunk].backward_input(
+            self._dy(chunk, m, caches), caches
+        )
+        self._hand_back(chunk, m, dx)
+
+    def _weight(self, chunk: int, m: int) -> None:
+        self.chunks[chunk].backward_weight(self.wcaches.pop((chunk, m)))
+
+    def _backward(self, chunk: int, m: int) -> None:
+        caches = self.caches.pop((chunk, m))
+        self._hand_back(chunk, m, self.chunks[chunk].backward(self._dy(chunk, m, caches), caches))
+
+    def _dy(self, chunk: int, m: int, caches):
+        if chunk == self.last:
+            return self.loss_backward(caches.pop())
+        return self.dy.pop((chunk, m))
+
+    def _hand_back(self, chunk: int, m: int, dx) -> None:
+        if chunk > 0:
+            self.dy[chunk - 1, m] = dx
+
+    def _send(self, i: Instruction):
+        if i.op == SEND_X:
+            x, to_chunk = self.x.pop((i.chunk + 1, i.microbatch)), i.chunk + 1
+        else:
+            x, to_chunk = self.dy.pop((i.chunk - 1, i.microbatch)), i.chunk - 1
+        tag = self._tag(i.microbatch, to_chunk, i.op == SEND_DX)
+        return self.pp.send(x, to=i.peer, tag=tag, what="x" if i.op == SEND_X else "dx")
+
+    def _receive(self, i: Instruction) -> None:
+        into = self.x if i.op == RECV_X else self.dy
+        x = xp.empty(self.shape, self.dtype)
+        tag = self._tag(i.microbatch, i.chunk, i.op == RECV_DX)
+        what = "x" if i.op == RECV_X else "dx"
+        into[i.chunk, i.microbatch] = self.pp.recv(x, source=i.peer, tag=tag, what=what)
+
+    def _tag(self, m: int, to_chunk: int, backward: bool) -> int:
+        return (m * (self.last + 1) + to_chunk) * 2 + backward
