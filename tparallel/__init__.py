@@ -8,7 +8,7 @@ Read in this order; each step needs only the ones before it.
 4. ``pipeline_parallel/``  which layers live here, and in what order do they run?
 5. ``zero/``               who stores and updates each number?
 6. ``train.py``            the three together: the loop of ``serial/train.py`` on any mesh
-7. ``layouts.py``, ``predict.py``, ``compare/``  every layout beside every other, measured and predicted
+7. ``layouts.py``, ``compare/``  every layout beside every other, measured and predicted
 
 Letters for array dims: B micro-batch on this rank, T sequence, D model, H heads, K head size,
 F feed-forward, V vocabulary, L layers.  Counts: S stages, M micro-batches, n ranks of a group.

@@ -136,7 +136,7 @@ class Layout:
 
 
 def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | None = None) -> None:
-    """Does this layout fit this model, this batch and this many ranks?  Pure; raises LayoutError."""
+    """Does the layout fit the model, the batch and the number of ranks?  Raises LayoutError."""
     tp, pp, dp, M = layout.tp, layout.pp, layout.dp, layout.microbatches
     for letter, what in (("H", "the number of heads"), ("F", "the feed-forward size")):
         size = getattr(model, letter)
@@ -144,7 +144,7 @@ def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | N
             raise LayoutError(
                 f"tp must divide {what}: {letter} = {size}, tp = {tp}. Use tp {_divisors(size)}."
             )
-    if model.V < tp:
+    if tp > model.V:
         raise LayoutError(
             f"every tp rank needs a row of the vocabulary: V = {model.V}, tp = {tp}. "
             f"Use tp of at most {model.V}."
@@ -189,4 +189,4 @@ def _nearest(n: int, wanted: int) -> int:
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - wanted))
 
 
-__all__ = ["ModelConfig", "TrainConfig", "Layout", "check", "as_dict", "replace"]
+__all__ = ["Layout", "ModelConfig", "TrainConfig", "as_dict", "check", "replace"]

@@ -4,7 +4,8 @@
 and in the two halves of backward.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .block import block_backward_input, block_backward_weight, block_forward
 from .embedding import embed_backward_input, embed_backward_weight, embed_forward

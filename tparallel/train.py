@@ -1,0 +1,106 @@
+"""The training step on any mesh: serial/train.py with the loop over layers given to a pipeline
+schedule, the layers' functions to tensor parallelism, and the parameters to a ZeRO store.
+"""
+
+from .backend import to_host
+from .comm.mesh import Mesh
+from .config import Layout, ModelConfig, TrainConfig, check
+from .pipeline_parallel.execute import Executor
+from .pipeline_parallel.schedule import forward_only, make
+from .pipeline_parallel.stage import Chunk, layers_of_chunk, units_of_chunk
+from .serial.parameters import initial
+from .tensor_parallel.model import layer_functions, loss_functions
+from .tensor_parallel.split import shard, unshard
+from .zero.store import Store
+
+
+class Trainer:
+    """This rank's part of one model in training: ``mesh``, ``store``, ``executor``."""
+
+    def __init__(self, model: ModelConfig, train: TrainConfig, layout: Layout, comm):
+        check(model, train, layout, comm.size)
+        self.model, self.train, self.layout = model, train, layout
+        self.mesh = mesh = Mesh(layout, comm)
+        self.schedule = make(layout.schedule, layout.pp, layout.microbatches)
+        mine = [c for c, stage in enumerate(self.schedule.placement) if stage == mesh.pp.rank]
+        chunks = len(self.schedule.placement)
+        units = [u for c in mine for u in units_of_chunk(model.L, chunks, c, model.tied)]
+        self.store = Store(
+            {unit: self._initial(unit) for unit in dict.fromkeys(units)},
+            layout.zero,
+            mesh,
+            train,
+            model.tied,
+        )
+        functions = layer_functions(mesh.tp, model.V)
+        self.executor = Executor(
+            {c: Chunk(layers_of_chunk(model.L, chunks, c), functions, self.store) for c in mine},
+            loss_functions(mesh.tp, model.V),
+            mesh.pp,
+            (layout.rows(train.global_batch), model.T, model.D),
+            train.dtype,
+        )
+        self.timeline: list = []
+
+    def _initial(self, unit: str) -> dict:
+        t = self.train
+        whole = initial(self.model, unit, t.seed, t.dtype, t.init)
+        return shard(whole, self.mesh.tp.rank, self.mesh.tp.size)
+
+    def step(self, step: int, tokens, targets) -> tuple[float, float]:
+        """One update from the global batch (G, T); returns its loss (nats per token) and the
+        gradient norm before clipping, the same on every rank."""
+        loss = self.forward_backward(tokens, targets)
+        loss, norm = self.store.totals(loss)
+        self.store.update(step, norm)
+        return loss, norm
+
+    def forward_backward(self, tokens, targets, after=None) -> float:
+        """Gradients of the global batch, summed, into the store; this rank's part of the loss."""
+        loss, self.timeline = self.executor.run(
+            self.schedule, self._mine(tokens), self._mine(targets), tokens.size, after
+        )
+        self.store.reduce()
+        return loss
+
+    def evaluate(self, tokens, targets) -> float:
+        """Loss of a global batch (G, T), without gradients, the same on every rank."""
+        schedule = forward_only(self.layout.pp, self.layout.microbatches)
+        mine = self._mine(tokens), self._mine(targets)
+        loss, _ = self.executor.run(schedule, *mine, tokens.size)
+        return self.store.totals(loss)[0]
+
+    def _mine(self, rows):
+        """This dp rank's rows of the global batch, as (M, B, T)."""
+        M, B = self.layout.microbatches, self.layout.rows(self.train.global_batch)
+        start = self.mesh.coords.dp * M * B
+        return rows[start : start + M * B].reshape(M, B, -1)
+
+    def grads(self) -> dict | None:
+        """Every gradient of the model, whole, on rank 0 of the job (None elsewhere)."""
+        return self._whole("grads", self.store.grads)
+
+    def params(self) -> dict | None:
+        """Every parameter of the model, whole, on rank 0 of the job (None elsewhere)."""
+        return self._whole("params", self.store.params)
+
+    def moments(self) -> tuple | None:
+        """Adam's m and v, whole, on rank 0 of the job (None elsewhere)."""
+        both = [self._whole("optimizer", part) for part in self.store.moments]
+        return tuple(both) if self.mesh.comm.rank == 0 else None
+
+    def _whole(self, kind: str, vectors: dict) -> dict | None:
+        mine = self.store.whole(kind, vectors)
+        mine = {unit: {n: to_host(a) for n, a in p.items()} for unit, p in mine.items()}
+        parts = self.mesh.comm.gather((self.mesh.coords, mine))
+        if parts is None:
+            return None
+        first = [(at, p) for at, p in parts if at.dp == 0]  # replicas over dp are equal
+        out = {}
+        for unit in dict.fromkeys(unit for _, p in first for unit in p):
+            stage = min(at.pp for at, p in first if unit in p)
+            out[unit] = unshard([p[unit] for at, p in first if at.pp == stage and unit in p])
+        return out
+
+    def close(self) -> None:
+        self.mesh.close()
