@@ -1,0 +1,122 @@
+"""Every function pair of ``tparallel.serial`` in one form, so that one test can ask all of them.
+
+``x, p -> y, cache``; ``dy, cache, p -> dx, wcache``; ``wcache -> grads``: the form that attention,
+mlp, block, embedding and head have; linear, norm, gelu, heads and loss are put into it here.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from tparallel.config import ModelConfig
+from tparallel.serial import activation, attention, block, embedding, head, linear, loss, mlp, norm
+from tparallel.serial.parameters import initial, sub
+
+
+class Layer(NamedTuple):
+    x: np.ndarray
+    p: dict[str, np.ndarray]
+    forward: Callable
+    backward_input: Callable
+    backward_weight: Callable
+    backward: Callable | None = None  # both halves, where serial offers them as one
+
+    def gradients(self, dy, cache) -> tuple:
+        dx, wcache = self.backward_input(dy, cache, self.p)
+        return dx, self.backward_weight(wcache)
+
+
+class Size(NamedTuple):
+    B: int
+    T: int
+    model: ModelConfig
+
+
+SIZES = {
+    "odd": Size(2, 3, ModelConfig(L=1, D=6, H=2, T=3, V=7, F=5)),
+    "short": Size(3, 5, ModelConfig(L=1, D=15, H=5, T=8, V=4, F=7)),
+    "one": Size(1, 1, ModelConfig(L=1, D=4, H=1, T=2, V=2, F=3)),
+}
+KINDS = (
+    *("linear", "linear without bias", "norm", "gelu", "heads", "attention"),
+    *("mlp", "block", "embed", "head", "loss"),
+)
+
+
+def make(kind: str, size: str, dtype="float64") -> Layer:
+    """The layer with random parameters and a random input of unit variance."""
+    B, T, c = SIZES[size]
+    rng = np.random.default_rng(7)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(dtype)
+
+    x, tokens = normal(B, T, c.D), rng.integers(0, c.V, (B, T))
+    p = initial(c, "block.0", seed=1, dtype=dtype, style="random")
+    attn, feed = sub(p, "attn."), sub(p, "mlp.")
+    if kind == "linear":
+        return _linear(x, {"w": attn["w_qkv"], "b": attn["b_qkv"]})
+    if kind == "linear without bias":
+        return _linear(normal(B, T, c.H, c.K), {"w": attn["w_out"]}, contract=2)
+    if kind == "norm":
+        return _norm(x, sub(p, "norm1."))
+    if kind == "gelu":
+        return _plain(2 * x, activation.gelu_forward, activation.gelu_backward)
+    if kind == "heads":
+        return _plain(normal(B, T, 3, c.H, c.K), attention.heads_forward, attention.heads_backward)
+    if kind == "loss":
+        return _loss(normal(B, T, c.V), tokens, count=2 * B * T)
+    if kind == "embed":
+        return _of(embedding, "embed", tokens, initial(c, "embed", 1, dtype, "random"))
+    if kind == "head":
+        return _of(head, "head", x, initial(c, "head", 1, dtype, "random"))
+    module, p = {"attention": (attention, attn), "mlp": (mlp, feed), "block": (block, p)}[kind]
+    return _of(module, kind, x, p)
+
+
+def _of(module, name, x, p) -> Layer:
+    """A layer that has the form already."""
+    parts = ("forward", "backward_input", "backward_weight", "backward")
+    return Layer(x, p, *(getattr(module, f"{name}_{part}") for part in parts))
+
+
+def _linear(x, p, contract=1) -> Layer:
+    def weight(wcache):
+        dw, db = linear.linear_backward_weight(*wcache, contract)
+        return {"w": dw, "b": db} if "b" in p else {"w": dw}
+
+    return Layer(
+        x,
+        p,
+        lambda x, p: (linear.linear_forward(x, p["w"], p.get("b"), contract), x),
+        lambda dy, x, p: (linear.linear_backward_input(dy, p["w"], contract), (x, dy)),
+        weight,
+    )
+
+
+def _norm(x, p) -> Layer:
+    return Layer(
+        x,
+        p,
+        lambda x, p: norm.layernorm_forward(x, p["g"], p["b"]),
+        lambda dy, cache, p: norm.layernorm_backward_input(dy, cache, p["g"]),
+        lambda wcache: dict(zip("gb", norm.layernorm_backward_weight(wcache))),
+    )
+
+
+def _plain(x, forward, backward) -> Layer:
+    """No parameters, and so no second half."""
+    return Layer(
+        x, {}, lambda x, p: forward(x), lambda dy, c, p: (backward(dy, c), None), lambda wcache: {}
+    )
+
+
+def _loss(logits, targets, count) -> Layer:
+    return Layer(
+        logits,
+        {},
+        lambda x, p: loss.cross_entropy_forward(x, targets, count),
+        lambda dy, cache, p: (dy * loss.cross_entropy_backward(cache), None),
+        lambda wcache: {},
+    )
