@@ -3,6 +3,7 @@ schedule, the layers' functions to tensor parallelism, and the parameters to a Z
 """
 
 from .backend import to_host
+from .comm.link import Link
 from .comm.mesh import Mesh
 from .config import Layout, ModelConfig, TrainConfig, check
 from .pipeline_parallel.execute import Executor
@@ -17,10 +18,17 @@ from .zero.store import Store
 class Trainer:
     """This rank's part of one model in training: ``mesh``, ``store``, ``executor``."""
 
-    def __init__(self, model: ModelConfig, train: TrainConfig, layout: Layout, comm):
+    def __init__(
+        self,
+        model: ModelConfig,
+        train: TrainConfig,
+        layout: Layout,
+        comm,
+        link: Link | None = None,
+    ):
         check(model, train, layout, comm.size)
         self.model, self.train, self.layout = model, train, layout
-        self.mesh = mesh = Mesh(layout, comm)
+        self.mesh = mesh = Mesh(layout, comm, link)
         self.schedule = make(layout.schedule, layout.pp, layout.microbatches)
         mine = [c for c, stage in enumerate(self.schedule.placement) if stage == mesh.pp.rank]
         chunks = len(self.schedule.placement)

@@ -15,6 +15,9 @@ be (``pieces``):
     broadcast        (n − 1) total on the root, nothing elsewhere
     send             total
 
+Each verb ``v`` is ``start_v(...).wait()``: start it early and wait late, and the work between
+hides the transfer.  What is started must not be changed before it is awaited.
+
 Source: Thakur, Rabenseifner, Gropp 2005, sections 4.3 and 4.5 (what each must move at least).
 """
 
@@ -24,6 +27,8 @@ import time
 from ..backend import xp
 from .checked import Checker
 from .ledger import Ledger
+from .link import Link, Stamps
+from .pending import Pending
 from .transport import make_transport
 
 COMBINE = {"sum": xp.add, "max": xp.maximum}
@@ -37,102 +42,143 @@ def pieces(size: int, n: int) -> list[int]:
 class Axis:
     """One axis of the mesh: ``name``, ``rank``, ``size`` and the verbs."""
 
-    def __init__(self, name: str, comm, ledger: Ledger, crowded: bool = False):
+    def __init__(
+        self, name: str, comm, ledger: Ledger, crowded: bool = False, link: Link | None = None
+    ):
         self.name, self.rank, self.size, self.ledger = name, comm.rank, comm.size, ledger
         self._comm, self._move = comm, make_transport(comm, crowded)
         check = os.environ.get("TPARALLEL_CHECK") == "1" and comm.size > 1
         self._checker = Checker(comm, name) if check else None
-        self._scratch: dict = {}
+        self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
+        self._spare: list = []  # buffers for received pieces, used again from call to call
 
     def all_reduce(self, x, *, what: str, op: str = "sum", out=None):
-        """Every rank gets the sum (or maximum) of everybody's ``x``."""
+        """Every rank gets the sum (or maximum) of everybody's ``x``; ``out`` may be ``x``."""
+        return self.start_all_reduce(x, what=what, op=op, out=out).wait()
+
+    def start_all_reduce(self, x, *, what: str, op: str = "sum", out=None) -> Pending:
         out = xp.empty(x.shape, x.dtype) if out is None else out
         if self.size == 1:
             out[...] = x
-            return out
-        begun = self._begin("all_reduce", x, f"{what} {op}")
+            return self._nothing(out)
         counts = pieces(x.size, self.size)
-        mine = self._scatter_sum(x.reshape(-1), counts, op)
-        self._move.all_gather(mine, out.reshape(-1), counts)
-        sent = x.size - counts[self.rank] + (self.size - 1) * counts[self.rank]
-        self._end(begun, "all_reduce", what, x.nbytes, sent * x.dtype.itemsize)
-        return out
+        mine = counts[self.rank]
+        wire = (x.size - mine + (self.size - 1) * mine) * x.dtype.itemsize
+        begun = self._begin("all_reduce", x, f"{what} {op}")
+        finish_sum = self._scatter_sum(x.reshape(-1), counts, op)
+
+        def finish():
+            part = finish_sum()
+            self._move.all_gather(part[: counts[self.rank]], out.reshape(-1), counts).wait()
+            self._spare.append(part.base)
+            return out
+
+        return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, rounds=2)
 
     def reduce_scatter(self, x, *, what: str):
         """The sum of everybody's ``x`` (n k, ...), cut along dim 0; rank r keeps part r."""
+        return self.start_reduce_scatter(x, what=what).wait()
+
+    def start_reduce_scatter(self, x, *, what: str) -> Pending:
         if self.size == 1:
-            return x.copy()
-        rows = self._rows(x)
+            return self._nothing(x.copy())
+        shape = (self._rows(x), *x.shape[1:])
+        wire = (x.size - x.size // self.size) * x.dtype.itemsize
         begun = self._begin("reduce_scatter", x, what)
-        counts = [x.size // self.size] * self.size
-        mine = self._scatter_sum(x.reshape(-1), counts, "sum").copy()
-        sent = (x.size - counts[self.rank]) * x.dtype.itemsize
-        self._end(begun, "reduce_scatter", what, x.nbytes, sent)
-        return mine.reshape((rows, *x.shape[1:]))
+        finish_sum = self._scatter_sum(x.reshape(-1), [x.size // self.size] * self.size, "sum")
+
+        def finish():
+            part = finish_sum()
+            out = part.copy().reshape(shape)
+            self._spare.append(part.base)
+            return out
+
+        return self._posted(begun, "reduce_scatter", what, x.nbytes, wire, finish)
 
     def all_gather(self, x, *, what: str, out=None):
         """Everybody's ``x`` (k, ...), one after the other: (n k, ...)."""
+        return self.start_all_gather(x, what=what, out=out).wait()
+
+    def start_all_gather(self, x, *, what: str, out=None) -> Pending:
         shape = (self.size * x.shape[0], *x.shape[1:])
         out = xp.empty(shape, x.dtype) if out is None else out
         if self.size == 1:
             out[...] = x
-            return out
+            return self._nothing(out)
         begun = self._begin("all_gather", x, what)
-        self._move.all_gather(x, out, [x.size] * self.size)
-        self._end(begun, "all_gather", what, out.nbytes, (self.size - 1) * x.nbytes)
-        return out
+        moving = self._move.all_gather(x, out, [x.size] * self.size)
+
+        def finish():
+            moving.wait()
+            return out
+
+        wire = (self.size - 1) * x.nbytes
+        return self._posted(begun, "all_gather", what, out.nbytes, wire, finish)
 
     def broadcast(self, x, *, root: int, what: str):
         """Rank ``root``'s ``x``, written into everybody's ``x``."""
         if self.size > 1:
             begun = self._begin("broadcast", x, f"{what} root {root}")
-            self._move.broadcast(x, root)
-            sent = (self.size - 1) * x.nbytes if self.rank == root else 0
-            self._end(begun, "broadcast", what, x.nbytes, sent)
+            moving = self._move.broadcast(x, root)
+            wire = (self.size - 1) * x.nbytes if self.rank == root else 0
+            self._posted(begun, "broadcast", what, x.nbytes, wire, moving.wait).wait()
         return x
 
-    def send(self, x, *, to: int, tag: int, what: str):
-        """Post a message and go on; ``x`` must not change until ``wait`` took what this returns."""
-        start = time.perf_counter()
-        request = self._move.start_send(x, to, tag)
-        self.ledger.record(self.name, "send", what, x.nbytes, x.nbytes, time.perf_counter() - start)
-        return request, x
+    def send(self, x, *, to: int, tag: int, what: str) -> Pending:
+        """Post a message and go on; ``x`` must not change until the pending send is awaited."""
+        begun = time.monotonic()
+        moving = self._move.send(x, to, tag)
+        stamped = self._stamps.send(x.nbytes, to, tag) if self._stamps else _nothing_more
 
-    def wait(self, posted, *, what: str) -> None:
-        """The message of a ``send`` is gone: its array may be dropped or written again."""
-        start = time.perf_counter()
-        self._move.wait(posted[0])
-        self.ledger.record(self.name, "wait", what, 0, 0, time.perf_counter() - start)
+        def finish():
+            moving.wait()
+            stamped()
+
+        self._record(begun, "send", what, x.nbytes, x.nbytes)
+        return Pending(self.ledger, self.name, "send", what, finish)
 
     def recv(self, x, *, source: int, tag: int, what: str):
         """Fill ``x`` with the message of that tag from rank ``source``."""
-        start = time.perf_counter()
-        self._move.receive(x, source, tag)
-        self.ledger.record(self.name, "recv", what, x.nbytes, 0, time.perf_counter() - start)
-        return x
+        moving = self._move.receive(x, source, tag)
+
+        def finish():
+            moving.wait()
+            if self._stamps:
+                self._stamps.receive(source, tag)
+            return x
+
+        self._record(time.monotonic(), "recv", what, x.nbytes, 0)
+        return Pending(self.ledger, self.name, "recv", what, finish).wait()
 
     def close(self) -> None:
-        """Give the communicator back: MPI has a limited number of them."""
+        """Give the communicators back: MPI has a limited number of them."""
+        for user in (self._checker, self._stamps):
+            if user:
+                user.comm.Free()
         self._comm.Free()
-        if self._checker:
-            self._checker.comm.Free()
 
     def _scatter_sum(self, flat, counts, op: str):
-        """My piece of the sum over ranks 0, 1, 2, ... in that order."""
+        """Post the all-to-all; what it returns finishes it: a buffer that begins with my piece of
+        the sum over ranks 0, 1, 2, ... in that order."""
         mine, n = counts[self.rank], self.size
         received = self._buffer(n * mine, flat.dtype)
-        self._move.all_to_all(flat, counts, received, [mine] * n)
-        parts = received.reshape(n, mine)
-        for r in range(1, n):
-            COMBINE[op](parts[0], parts[r], out=parts[0])
-        return parts[0]
+        moving = self._move.all_to_all(flat, counts, received, [mine] * n)
+
+        def finish():
+            moving.wait()
+            parts = received.reshape(n, mine)
+            for r in range(1, n):
+                COMBINE[op](parts[0], parts[r], out=parts[0])
+            return received[:mine]
+
+        return finish
 
     def _buffer(self, size: int, dtype):
-        """Room for received pieces, kept from call to call."""
-        kept = self._scratch.get(dtype)
-        if kept is None or kept.size < size:
-            kept = self._scratch[dtype] = xp.empty(size, dtype)
-        return kept[:size]
+        """Room for received pieces: the smallest spare one that is large enough, or a new one."""
+        fits = [i for i, b in enumerate(self._spare) if b.dtype == dtype and b.size >= size]
+        if fits:
+            return self._spare.pop(min(fits, key=lambda i: self._spare[i].size))[:size]
+        return xp.empty(max(size, 1), dtype)[:size]
 
     def _rows(self, x) -> int:
         if x.shape[0] % self.size:
@@ -144,7 +190,28 @@ class Axis:
     def _begin(self, op: str, x, what: str) -> float:
         if self._checker:
             self._checker.meet(f"{op} {x.dtype.name}{list(x.shape)} {what}")
-        return time.perf_counter()
+        return time.monotonic()
 
-    def _end(self, begun: float, op: str, what: str, payload: int, wire: int) -> None:
-        self.ledger.record(self.name, op, what, payload, wire, time.perf_counter() - begun)
+    def _posted(self, begun, op, what, payload, wire, finish, rounds=1) -> Pending:
+        self._record(begun, op, what, payload, wire)
+        if self._stamps:
+            arrive, moved = self._stamps.collective(wire, rounds), finish
+
+            def finish():
+                out = moved()
+                arrive()
+                return out
+
+        return Pending(self.ledger, self.name, op, what, finish)
+
+    def _record(self, begun, op, what, payload, wire) -> None:
+        self.ledger.record(self.name, op, what, payload, wire, time.monotonic() - begun)
+
+    def _nothing(self, out) -> Pending:
+        done = Pending(self.ledger, self.name, "", "", _nothing_more)
+        done.result, done.done = out, True
+        return done
+
+
+def _nothing_more() -> None:
+    pass

@@ -16,6 +16,17 @@ class Key(NamedTuple):
     what: str
 
 
+class Event(NamedTuple):
+    """One transfer in time (``time.monotonic``): posted, awaited from, there."""
+
+    axis: str
+    op: str
+    what: str
+    posted: float
+    waited: float
+    done: float
+
+
 @dataclass
 class Total:
     count: int = 0
@@ -26,10 +37,14 @@ class Total:
 
 @dataclass
 class Ledger:
-    """Totals per (axis, operation, reason): its size does not grow with the number of steps."""
+    """Totals per (axis, operation, reason): its size does not grow with the number of steps.
+
+    ``events``, the transfers one by one, is kept only if it is set to a list.
+    """
 
     totals: dict[Key, Total] = field(default_factory=dict)
     open: bool = True
+    events: list[Event] | None = None
 
     def record(self, axis: str, op: str, what: str, payload: int, wire: int, seconds: float):
         if self.open:
@@ -38,6 +53,14 @@ class Ledger:
             total.payload += payload
             total.wire += wire
             total.seconds += seconds
+
+    def arrived(self, event: Event) -> None:
+        """A transfer is over: add the time that it was waited for."""
+        if self.open:
+            key = Key(event.axis, event.op, event.what)
+            self.totals.setdefault(key, Total()).seconds += event.done - event.waited
+            if self.events is not None:
+                self.events.append(event)
 
     def wire(self, axis: str) -> int:
         """Bytes that this rank sent over one axis of the mesh."""

@@ -12,6 +12,7 @@ from ..backend import use_local_device
 from ..config import Layout
 from .axis import Axis
 from .ledger import Ledger
+from .link import Link
 from .transport import cores
 
 AXES = ("dp", "pp", "tp")
@@ -41,7 +42,7 @@ class Mesh:
     it is counted as part of ``pp``, and None on the stages between.
     """
 
-    def __init__(self, layout: Layout, comm):
+    def __init__(self, layout: Layout, comm, link: Link | None = None):
         if comm.size != layout.ranks:
             raise ValueError(f"{layout} needs {layout.ranks} ranks, got {comm.size}")
         self.layout, self.comm, self.ledger = layout, comm, Ledger()
@@ -53,11 +54,11 @@ class Mesh:
         for axis in AXES:
             ring = rank_of(here._replace(**{axis: 0}), layout)  # the same number all along it
             part = comm.Split(color=ring, key=getattr(here, axis))
-            setattr(self, axis, Axis(axis, part, self.ledger, crowded))
+            setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
         at_end = here.pp in (0, layout.pp - 1)
         ring = rank_of(here._replace(pp=0), layout) if at_end else MPI.UNDEFINED
         part = comm.Split(color=ring, key=here.pp)
-        self.ends = Axis("pp", part, self.ledger, crowded) if at_end else None
+        self.ends = Axis("pp", part, self.ledger, crowded, link) if at_end else None
 
     dp: Axis
     pp: Axis

@@ -20,53 +20,51 @@ DTYPES = ("float32", "float64", "int32", "int64", "uint8")
 NAP = 50e-6  # seconds between two looks at a request, where ranks outnumber cores
 
 
+class Moving:
+    """A posted MPI operation; ``wait`` returns when its arrays may be read and written again."""
+
+    def __init__(self, request, arrays, naps: bool, after=None):
+        self.request, self.arrays, self.naps, self.after = request, arrays, naps, after
+
+    def wait(self) -> None:
+        """MPICH's waiting ranks spin on a core that a working rank may need: look, then nap."""
+        if self.naps:
+            while not self.request.Test():
+                time.sleep(NAP)
+        else:
+            self.request.Wait()
+        if self.after:
+            self.after()
+
+
 class Direct:
     """MPI reads and writes the arrays in place."""
 
     def __init__(self, comm, naps: bool = False):
         self.comm, self.naps = comm, naps
 
-    def all_to_all(self, send, send_counts, recv, recv_counts) -> None:
+    def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
         """Cut ``send`` into consecutive pieces, one per rank; receive everybody's piece for me."""
-        out = [self._ready(send), (send_counts, _starts(send_counts))]
-        into = [self._ready(recv), (recv_counts, _starts(recv_counts))]
-        self._finish(self.comm.Ialltoallv, out, into)
+        out = [_ready(send), (send_counts, _starts(send_counts))]
+        into = [_ready(recv), (recv_counts, _starts(recv_counts))]
+        return self._moving(self.comm.Ialltoallv(out, into), send, recv)
 
-    def all_gather(self, send, recv, recv_counts) -> None:
-        into = [self._ready(recv), (recv_counts, _starts(recv_counts))]
-        self._finish(self.comm.Iallgatherv, self._ready(send), into)
+    def all_gather(self, send, recv, recv_counts) -> Moving:
+        """Everybody's ``send``, one after the other, in ``recv``."""
+        into = [_ready(recv), (recv_counts, _starts(recv_counts))]
+        return self._moving(self.comm.Iallgatherv(_ready(send), into), send, recv)
 
-    def broadcast(self, x, root: int) -> None:
-        self._finish(self.comm.Ibcast, self._ready(x), root)
+    def broadcast(self, x, root: int) -> Moving:
+        return self._moving(self.comm.Ibcast(_ready(x), root), x)
 
-    def start_send(self, x, to: int, tag: int):
-        """A posted send; ``x`` must stay alive and unchanged until it is waited for."""
-        return self.comm.Isend(self._ready(x), to, tag)
+    def send(self, x, to: int, tag: int) -> Moving:
+        return self._moving(self.comm.Isend(_ready(x), to, tag), x)
 
-    def receive(self, x, source: int, tag: int) -> None:
-        self._finish(self.comm.Irecv, self._ready(x), source, tag)
+    def receive(self, x, source: int, tag: int) -> Moving:
+        return self._moving(self.comm.Irecv(_ready(x), source, tag), x)
 
-    def wait(self, request) -> None:
-        """MPICH's waiting ranks spin on a core that a working rank may need: look, then nap."""
-        if self.naps:
-            while not request.Test():
-                time.sleep(NAP)
-        else:
-            request.Wait()
-
-    def _finish(self, verb, *arguments) -> None:
-        self.wait(verb(*arguments))
-
-    @staticmethod
-    def _ready(x):
-        if not x.flags.c_contiguous:
-            raise ValueError(
-                f"MPI needs a C-contiguous array: shape {x.shape}, strides {x.strides}"
-            )
-        if x.dtype.name not in DTYPES:
-            raise TypeError(f"MPI cannot sum {x.dtype.name}: use one of {', '.join(DTYPES)}")
-        synchronize()
-        return x
+    def _moving(self, request, *arrays) -> Moving:
+        return Moving(request, arrays, self.naps)
 
 
 class Staged:
@@ -75,31 +73,46 @@ class Staged:
     def __init__(self, comm, naps: bool = False):
         self.host = Direct(comm, naps)
 
-    def all_to_all(self, send, send_counts, recv, recv_counts) -> None:
+    def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
         into = np.empty(recv.shape, recv.dtype)
-        self.host.all_to_all(to_host(send), send_counts, into, recv_counts)
-        recv.set(into)
+        moving = self.host.all_to_all(to_host(send), send_counts, into, recv_counts)
+        return _then(moving, lambda: recv.set(into))
 
-    def all_gather(self, send, recv, recv_counts) -> None:
+    def all_gather(self, send, recv, recv_counts) -> Moving:
         into = np.empty(recv.shape, recv.dtype)
-        self.host.all_gather(to_host(send), into, recv_counts)
-        recv.set(into)
+        moving = self.host.all_gather(to_host(send), into, recv_counts)
+        return _then(moving, lambda: recv.set(into))
 
-    def broadcast(self, x, root: int) -> None:
+    def broadcast(self, x, root: int) -> Moving:
         copy = to_host(x)
-        self.host.broadcast(copy, root)
-        x.set(copy)
+        return _then(self.host.broadcast(copy, root), lambda: x.set(copy))
 
-    def start_send(self, x, to: int, tag: int):
-        return self.host.start_send(to_host(x), to, tag)
+    def send(self, x, to: int, tag: int) -> Moving:
+        return self.host.send(to_host(x), to, tag)
 
-    def receive(self, x, source: int, tag: int) -> None:
+    def receive(self, x, source: int, tag: int) -> Moving:
         into = np.empty(x.shape, x.dtype)
-        self.host.receive(into, source, tag)
-        x.set(into)
+        return _then(self.host.receive(into, source, tag), lambda: x.set(into))
 
-    def wait(self, request) -> None:
-        self.host.wait(request)
+
+def _then(moving: Moving, after) -> Moving:
+    moving.after = after
+    return moving
+
+
+def _ready(x):
+    """The array, if MPI may look at it now."""
+    if not x.flags.c_contiguous:
+        raise ValueError(
+            f"MPI moves C-contiguous arrays: shape {x.shape} has strides {x.strides}. "
+            "Pass xp.ascontiguousarray(x)."
+        )
+    if x.dtype.name not in DTYPES:
+        raise TypeError(
+            f"MPI sums {', '.join(DTYPES)}: this array is {x.dtype.name}. Convert it first."
+        )
+    synchronize()
+    return x
 
 
 def make_transport(comm, crowded: bool) -> Direct | Staged:

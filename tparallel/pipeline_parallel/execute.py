@@ -57,7 +57,7 @@ class Executor:
             else:
                 self._receive(i)
         for message in posted:
-            self.pp.wait(message, what="sent")
+            message.wait()
         return float(self.loss), timeline
 
     def _forward(self, chunk: int, m: int) -> None:
