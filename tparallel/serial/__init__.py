@@ -1,8 +1,8 @@
 """The whole truth, readable with no knowledge of MPI.
 
 Order: ``linear``, ``norm``, ``activation``, ``attention``, ``mlp``, ``block``, ``embedding``,
-``head``, ``loss``; then ``init`` (the parameters), ``model`` (the loop over layers), ``adamw``,
-``train``.
+``head``, ``loss``; then ``parameters`` (names, shapes, first values), ``model`` (the loop over
+layers), ``adamw``, ``train``.
 
 Every layer is a set of functions on explicit values::
 
