@@ -61,9 +61,19 @@ class TrainConfig:
         _one_of("optimizer", self.optimizer, ("adamw", "sgd"))
         _one_of("dtype", self.dtype, ("float32", "float64"))
         _one_of("init", self.init, ("gpt2", "random"))
-        for f in ("steps", "global_batch"):
-            if getattr(self, f) < 1:
-                raise ConfigError(f"{f} must be at least 1: {f} = {getattr(self, f)}.")
+        for f, least in (("steps", 1), ("global_batch", 1), ("seed", 0), ("warmup", 0)):
+            if getattr(self, f) < least:
+                raise ConfigError(f"{f} must be at least {least}: {f} = {getattr(self, f)}.")
+        for f in ("lr", "clip", "weight_decay", "min_lr", "eps"):
+            if not getattr(self, f) >= 0:
+                raise ConfigError(
+                    f"{f} must not be negative: {f} = {getattr(self, f)}. Use 0 for none."
+                )
+        for f in ("beta1", "beta2"):
+            if not 0 <= getattr(self, f) < 1:
+                raise ConfigError(
+                    f"{f} must lie in [0, 1): {f} = {getattr(self, f)}. Use {f} = 0.9."
+                )
 
 
 @dataclass(frozen=True)
