@@ -57,7 +57,7 @@ class Axis:
         return self.start_all_reduce(x, what=what, op=op, out=out).wait()
 
     def start_all_reduce(self, x, *, what: str, op: str = "sum", out=None) -> Pending:
-        out = xp.empty(x.shape, x.dtype) if out is None else out
+        out = _room(out, x.shape, x.dtype)
         if self.size == 1:
             out[...] = x
             return self._nothing(out)
@@ -65,11 +65,11 @@ class Axis:
         mine = counts[self.rank]
         wire = (x.size - mine + (self.size - 1) * mine) * x.dtype.itemsize
         begun = self._begin("all_reduce", x, f"{what} {op}")
-        finish_sum = self._scatter_sum(x.reshape(-1), counts, op)
+        finish_sum = self._scatter_sum(x, counts, op)
 
         def finish():
             part = finish_sum()
-            self._move.all_gather(part[: counts[self.rank]], out.reshape(-1), counts).wait()
+            self._move.all_gather(part[: counts[self.rank]], out, counts).wait()
             self._spare.append(part.base)
             return out
 
@@ -85,7 +85,7 @@ class Axis:
         shape = (self._rows(x), *x.shape[1:])
         wire = (x.size - x.size // self.size) * x.dtype.itemsize
         begun = self._begin("reduce_scatter", x, what)
-        finish_sum = self._scatter_sum(x.reshape(-1), [x.size // self.size] * self.size, "sum")
+        finish_sum = self._scatter_sum(x, [x.size // self.size] * self.size, "sum")
 
         def finish():
             part = finish_sum()
@@ -100,8 +100,7 @@ class Axis:
         return self.start_all_gather(x, what=what, out=out).wait()
 
     def start_all_gather(self, x, *, what: str, out=None) -> Pending:
-        shape = (self.size * x.shape[0], *x.shape[1:])
-        out = xp.empty(shape, x.dtype) if out is None else out
+        out = _room(out, (self.size * x.shape[0], *x.shape[1:]), x.dtype)
         if self.size == 1:
             out[...] = x
             return self._nothing(out)
@@ -157,12 +156,12 @@ class Axis:
                 user.comm.Free()
         self._comm.Free()
 
-    def _scatter_sum(self, flat, counts, op: str):
+    def _scatter_sum(self, x, counts, op: str):
         """Post the all-to-all; what it returns finishes it: a buffer that begins with my piece of
         the sum over ranks 0, 1, 2, ... in that order."""
         mine, n = counts[self.rank], self.size
-        received = self._buffer(n * mine, flat.dtype)
-        moving = self._move.all_to_all(flat, counts, received, [mine] * n)
+        received = self._buffer(n * mine, x.dtype)
+        moving = self._move.all_to_all(x, counts, received, [mine] * n)
 
         def finish():
             moving.wait()
@@ -215,3 +214,15 @@ class Axis:
 
 def _nothing_more() -> None:
     pass
+
+
+def _room(out, shape, dtype):
+    """The array for a result: ``out`` if the caller has one that fits, else a new one."""
+    if out is None:
+        return xp.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out must be like the result: it is {out.dtype} {out.shape}, the result {dtype} "
+            f"{shape}. Leave out= away for a new array."
+        )
+    return out

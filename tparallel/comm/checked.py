@@ -42,15 +42,14 @@ class Checker:
             self._stop(everyone, "the ranks disagree")
 
     def _stop(self, everyone, why: str) -> None:
-        said = [bytes(row).rstrip(b"\0").decode() for row in everyone]
-        if self.comm.rank == min(r for r, s in enumerate(said) if s):  # one table, not n
-            lines = [f"\nCollective {self.calls} over {self.axis}: {why}."]
-            for rank, s in enumerate(said):
-                call, _, site = s.partition("\t")
-                lines.append(
-                    f"    {self.axis} rank {rank}: " + (f"{call}  at {site}" if s else "-")
-                )
-            print("\n".join(lines), file=sys.stderr, flush=True)
+        said = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone]
+        came_before_me = sum(bool(s) for s in said[: self.comm.rank])
+        time.sleep(came_before_me)  # one table, not n: the first to print ends the job
+        lines = [f"\nCollective {self.calls} over {self.axis}: {why}."]
+        for rank, s in enumerate(said):
+            call, _, site = s.partition("\t")
+            lines.append(f"    {self.axis} rank {rank}: " + (f"{call}  at {site}" if s else "-"))
+        print("\n".join(lines), file=sys.stderr, flush=True)
         time.sleep(0.3)  # let the table reach the launcher before the job is torn down
         self.comm.Abort(1)
 
