@@ -1,0 +1,87 @@
+"""Command-line flags for the three configs: one flag per field, so that none is missing."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from ..config import Layout, ModelConfig, TrainConfig, replace
+from ..layouts import microbatches
+
+HELP = {
+    "L": "blocks",
+    "D": "model width",
+    "H": "attention heads",
+    "T": "sequence length in tokens",
+    "V": "vocabulary; 256 holds every byte, 259 adds special tokens",
+    "F": "feed-forward width",
+    "tied": "one table for the embedding and the head",
+    "tp": "ranks that share the work of each layer",
+    "pp": "pipeline stages: ranks that hold different layers",
+    "dp": "ranks that work on different rows of the batch",
+    "zero": "ZeRO stage 0 to 3: what the dp ranks hold only a shard of",
+    "schedule": "order of the pipeline's work: gpipe or 1f1b",
+    "microbatches": "M, parts into which each dp rank cuts its rows",
+    "steps": "updates of the parameters",
+    "global_batch": "sequences per update, over all ranks",
+    "optimizer": "adamw or sgd",
+    "lr": "largest learning rate",
+    "warmup": "steps of linear warm-up, before half a cosine down",
+    "min_lr": "where the cosine ends, as a share of lr",
+    "beta1": "AdamW's memory of gradients",
+    "beta2": "AdamW's memory of their squares",
+    "eps": "what AdamW adds to the root of the squares",
+    "weight_decay": "decay of matrices; biases and norms have none",
+    "clip": "largest norm of all gradients together; 0 for no limit",
+    "seed": "of the first parameters and of the order of the text",
+    "dtype": "float32 or float64",
+    "init": "gpt2, or random: nothing starts at zero, for proofs",
+}
+DEFAULTS = {  # where the field's own default would not say it
+    "F": "4 D",
+    "dp": "the ranks that tp × pp leave over",
+    "schedule": "1f1b where pp > 1",
+    "microbatches": "4, 2 or 1 where pp > 1, else 1",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
+    """A flag for every field of these dataclasses; what is not given is absent from the args."""
+    for config in configs:
+        about = (config.__doc__ or "").splitlines()[0].replace("`", "")
+        group = parser.add_argument_group(config.__name__.removesuffix("Config").lower(), about)
+        for field in fields(config):
+            flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+            default = DEFAULTS.get(field.name, "no" if field.default is False else field.default)
+            how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+            if kind is not bool:
+                how["metavar"] = {int: "N", float: "X"}.get(kind, "NAME")
+            group.add_argument(
+                flag,
+                default=argparse.SUPPRESS,
+                help=f"{HELP.get(field.name, field.name)} (default: {default})".replace("%", "%%"),
+                **how,
+            )
+
+
+def model_config(args: argparse.Namespace) -> ModelConfig:
+    return ModelConfig(**_given(args, ModelConfig))
+
+
+def train_config(args: argparse.Namespace) -> TrainConfig:
+    return TrainConfig(**_given(args, TrainConfig))
+
+
+def layout(args: argparse.Namespace, global_batch: int, ranks: int = 1) -> Layout:
+    """The layout of the flags; dp, where it is not given, takes the ranks that tp × pp leave."""
+    given = _given(args, Layout)
+    out = Layout(**{**given, "zero": 0, "dp": 1})  # first what does not depend on dp
+    dp = given.get("dp", max(1, ranks // out.ranks))
+    out = replace(out, dp=dp, zero=given.get("zero", 0))
+    if out.pp > 1 and "microbatches" not in given:
+        out = replace(out, microbatches=microbatches(out.dp, global_batch))
+    return out
+
+
+def _given(args: argparse.Namespace, config: type) -> dict:
+    names = [field.name for field in fields(config)]
+    return {name: value for name, value in vars(args).items() if name in names}

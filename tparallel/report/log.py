@@ -1,0 +1,69 @@
+"""A log of a run as JSON lines: one header, then one line per step, each written at once.
+
+    {"tparallel": "0.1.0", "model": {...}, "layout": {...}, "data": {...}, ...}
+    {"step": 1, "loss": 5.55, "bits_per_byte": 8.0, "gradient_norm": 3.1, ...}
+
+Whatever ends the job, every finished step is in the file.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, backend
+from ..errors import ConfigError
+
+
+class Log:
+    """The log of a job: written by rank 0, the same calls on every rank.  ``path`` None: no log.
+
+    Errors: ConfigError on every rank when there is such a file already, or it cannot be made.
+    Communicates: one broadcast over ``comm``, of whether rank 0 could open the file.
+    """
+
+    def __init__(self, path: str | None, comm: Any):
+        self._file, problem = None, ""
+        if path and comm.rank == 0:
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(path, "x", encoding="utf-8")  # noqa: SIM115
+            except FileExistsError:
+                problem = "there is such a file. Use another name, or remove it"
+            except OSError as e:
+                problem = f"{(e.strerror or str(e)).lower()}. Use a path that can be written"
+        if path and (problem := comm.bcast(problem)):
+            raise ConfigError(f"--log must name a new file: {path!r}: {problem}.")
+
+    def write(self, line: dict) -> None:
+        if self._file:
+            finite = {k: None if _no_number(v) else v for k, v in line.items()}
+            self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def versions() -> dict:
+    """What a result depends on beside its configuration."""
+    from mpi4py import MPI
+    from mpi4py import __version__ as mpi4py
+
+    return {
+        "tparallel": __version__,
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "backend": backend.name,
+        "mpi": MPI.Get_library_version().splitlines()[0].strip(),
+        "mpi4py": mpi4py,
+    }
+
+
+def _no_number(value: Any) -> bool:
+    """JSON has no NaN and no infinity."""
+    return isinstance(value, float) and not math.isfinite(value)
