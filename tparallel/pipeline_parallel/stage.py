@@ -43,8 +43,8 @@ class Chunk:
         """dx, and what the weight half needs; ``caches`` is emptied on the way."""
         wcaches = []
         for layer in reversed(self.layers):
-            p = self.store.gather(layer)
-            dy, wcache = self.functions[layer].backward_input(dy, caches.pop(), p)
+            back = self.functions[layer].backward_input
+            dy, wcache = back(dy, caches.pop(), self.store.gather(layer))
             wcaches.append(wcache)
         return dy, wcaches
 
@@ -54,9 +54,11 @@ class Chunk:
             self.store.add_grads(layer, grads)
 
     def backward(self, dy, caches):
-        """Both halves, layer by layer: a layer's cache is gone before the next one starts."""
+        """Both halves, layer by layer: a layer's cache and what was gathered of its parameters
+        are gone before the next one starts, so neither has a name that outlives its line."""
         for layer in reversed(self.layers):
-            p = self.store.gather(layer)
-            dy, wcache = self.functions[layer].backward_input(dy, caches.pop(), p)
+            back = self.functions[layer].backward_input
+            dy, wcache = back(dy, caches.pop(), self.store.gather(layer))
             self.store.add_grads(layer, self.functions[layer].backward_weight(wcache))
+            del wcache
         return dy
