@@ -4,9 +4,11 @@ Each checks itself when it is made, so that a wrong value is an error before the
 the same on every rank, from a pure function of the configuration.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 
-from .errors import ConfigError, LayoutError
+from .errors import ConfigError, LayoutError, TParallelError
+from .pipeline_parallel.schedule import make
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,7 @@ class ModelConfig:
         if not self.F:
             object.__setattr__(self, "F", 4 * self.D)
         for f in ("L", "D", "H", "T", "V", "F"):
-            if getattr(self, f) < 1:
-                raise ConfigError(f"{f} must be at least 1: {f} = {getattr(self, f)}.")
+            _at_least(1, f, getattr(self, f), ConfigError)
         if self.D % self.H:
             raise ConfigError(
                 f"H must divide D: D = {self.D}, H = {self.H}. Use H = {_nearest(self.D, self.H)}."
@@ -62,8 +63,7 @@ class TrainConfig:
         _one_of("dtype", self.dtype, ("float32", "float64"))
         _one_of("init", self.init, ("gpt2", "random"))
         for f, least in (("steps", 1), ("global_batch", 1), ("seed", 0), ("warmup", 0)):
-            if getattr(self, f) < least:
-                raise ConfigError(f"{f} must be at least {least}: {f} = {getattr(self, f)}.")
+            _at_least(least, f, getattr(self, f), ConfigError)
         for f in ("lr", "clip", "weight_decay", "min_lr", "eps"):
             if not getattr(self, f) >= 0:
                 raise ConfigError(
@@ -92,10 +92,9 @@ class Layout:
 
     def __post_init__(self):
         for axis in ("tp", "pp", "dp", "microbatches"):
-            if getattr(self, axis) < 1:
-                raise LayoutError(f"{axis} must be at least 1: {axis} = {getattr(self, axis)}.")
+            _at_least(1, axis, getattr(self, axis), LayoutError)
         if self.zero not in (0, 1, 2, 3):
-            raise LayoutError(f"ZeRO has stages 0, 1, 2 and 3: zero = {self.zero}.")
+            raise LayoutError(f"ZeRO has four stages: zero = {self.zero}. Use zero 0, 1, 2 or 3.")
         if self.zero and self.dp == 1:
             raise LayoutError(
                 f"ZeRO partitions over data-parallel ranks: zero = {self.zero}, dp = 1 has nobody "
@@ -130,35 +129,37 @@ class Layout:
     @staticmethod
     def parse(text: str, **defaults) -> "Layout":
         """``"tp=2,pp=2,schedule=gpipe,microbatches=4"`` -> Layout."""
-        values: dict = dict(defaults)
-        known = {f.name: f.type for f in fields(Layout)}
+        values: dict = {}
+        known = [f.name for f in fields(Layout)]
         for part in text.split(","):
-            key, equals, value = part.strip().partition("=")
+            key, equals, value = (word.strip() for word in part.partition("="))
             if not equals or key not in known:
                 raise LayoutError(
                     f"a layout is key=value pairs of {', '.join(known)}: {part!r} is not one. "
                     "Example: tp=2,dp=2,zero=2"
                 )
-            if key != "schedule" and not value.lstrip("-").isdigit():
-                raise LayoutError(f"{key} must be a whole number: {part!r}. Example: {key}=2")
-            values[key] = value if key == "schedule" else int(value)
-        return Layout(**values)
+            if key in values:
+                raise LayoutError(f"a layout names each key once: {text!r}. Leave one {key} away.")
+            values[key] = value if key == "schedule" else _whole(key, value)
+        return Layout(**{**defaults, **values})
 
 
 def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | None = None) -> None:
     """Does the layout fit the model, the batch and the number of ranks?  Raises LayoutError."""
     tp, pp, dp, M = layout.tp, layout.pp, layout.dp, layout.microbatches
+    fitting = [n for n in _divisors(model.H) if model.F % n == 0 and n <= model.V]
     for letter, what in (("H", "the number of heads"), ("F", "the feed-forward size")):
         size = getattr(model, letter)
         if size % tp:
             raise LayoutError(
-                f"tp must divide {what}: {letter} = {size}, tp = {tp}. Use tp {_divisors(size)}."
+                f"tp must divide {what}: {letter} = {size}, tp = {tp}. Use tp {_either(fitting)}."
             )
     if tp > model.V:
         raise LayoutError(
             f"every tp rank needs a row of the vocabulary: V = {model.V}, tp = {tp}. "
-            f"Use tp of at most {model.V}."
+            f"Use tp {_either(fitting)}."
         )
+    make(layout.schedule, pp, M)
     if pp > model.L:
         raise LayoutError(
             f"every pipeline stage needs a block: L = {model.L}, pp = {pp}. "
@@ -172,31 +173,53 @@ def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | N
     if ranks is not None and ranks != layout.ranks:
         raise LayoutError(
             f"tp × pp × dp = {tp} × {pp} × {dp} = {layout.ranks}, but mpirun started {ranks} "
-            f"ranks. Use mpirun -n {layout.ranks}" + _or_dp(ranks, tp * pp) + "."
+            f"rank{'s' * (ranks > 1)}. Use mpirun -n {layout.ranks}" + _or_dp(ranks, layout) + "."
         )
 
 
-def as_dict(config) -> dict:
+def as_dict(config: ModelConfig | TrainConfig | Layout) -> dict:
     """A config as plain values, for JSON."""
     return asdict(config)
 
 
-def _or_dp(ranks: int, inner: int) -> str:
-    return f", or dp = {ranks // inner}" if ranks % inner == 0 else ""
+def _or_dp(ranks: int, layout: Layout) -> str:
+    dp, rest = divmod(ranks, layout.tp * layout.pp)
+    return f", or dp = {dp}" if rest == 0 and dp > (layout.zero > 0) else ""
+
+
+def _at_least(least: int, name: str, value: int, error: type[TParallelError]) -> None:
+    if value < least:
+        raise error(
+            f"{name} must be at least {least}: {name} = {value}. Use {name} of {least} or more."
+        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name} must be {' or '.join(allowed)}: {name} = {value}.")
+        raise ConfigError(
+            f"{name} is not one that is known: {name} = {value}. Use {name} {_either(allowed)}."
+        )
 
 
-def _divisors(n: int) -> str:
-    found = [str(d) for d in range(1, n + 1) if n % d == 0][:8]
-    return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+def _whole(key: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise LayoutError(f"{key} must be a whole number: {key}={value}. Use {key}=2.") from None
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _either(choices: Iterable) -> str:
+    """``2, 3 or 6``: the first eight."""
+    *most, last = [str(c) for c in choices][:8]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _nearest(n: int, wanted: int) -> int:
-    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - wanted))
+    return min(_divisors(n), key=lambda d: abs(d - wanted))
 
 
 __all__ = ["Layout", "ModelConfig", "TrainConfig", "as_dict", "check", "replace"]

@@ -64,7 +64,10 @@ SCHEDULES: dict[str, Callable[[int, int, int], list[Action]]] = {
 def make(name: str, S: int, M: int) -> Schedule:
     """The schedule of that name for S stages and M micro-batches; one stage needs no name."""
     if S > 1 and name not in SCHEDULES:
-        raise LayoutError(f"schedule must be one of {', '.join(SCHEDULES)}: schedule = {name}.")
+        raise LayoutError(
+            f"schedule is not one that is known: schedule = {name}. "
+            f"Use schedule {' or '.join(SCHEDULES)}."
+        )
     rule = SCHEDULES.get(name, one_f_one_b)
     orders = tuple(tuple(rule(stage, S, M)) for stage in range(S))
     return Schedule(name, M, tuple(range(S)), orders)
