@@ -1,0 +1,70 @@
+"""What is really held: bytes of live arrays, each buffer counted once.
+
+A view keeps the whole array alive that it looks into, so that array is what counts, once, however
+many views of it there are.  Nothing is estimated: the arrays are walked where they are held.
+"""
+
+import weakref
+from typing import Any
+
+from ..backend import xp
+
+
+def buffers(*held: Any) -> dict[int, Any]:
+    """The arrays that own the memory behind everything in nested dicts, lists and tuples."""
+    out: dict[int, Any] = {}
+    for value in held:
+        if isinstance(value, xp.ndarray):
+            owner = value
+            while isinstance(owner.base, xp.ndarray):
+                owner = owner.base
+            out[id(owner)] = owner
+        elif isinstance(value, dict):
+            out |= buffers(*value.values())
+        elif isinstance(value, list | tuple):
+            out |= buffers(*value)
+    return out
+
+
+def nbytes(*held: Any) -> int:
+    """Bytes behind nested dicts, lists and tuples of arrays; shared memory counts once."""
+    return sum(a.nbytes for a in buffers(*held).values())
+
+
+class Watch:
+    """Looks on while a step runs: ``with Watch(store) as watch: executor.run(..., after=watch)``.
+
+    ``activations_peak``  the most that caches hold between two computations of this rank
+    ``gathered_peak``     the most that parameters put together for use (ZeRO 3) hold at once
+    Errors: RuntimeError if a cache holds a parameter, which would keep it alive unseen.
+    """
+
+    def __init__(self, store: Any):
+        self.store, self.activations_peak, self.gathered_peak = store, 0, 0
+        self._gather = store.gather
+        self._gathered: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+    def __enter__(self) -> "Watch":
+        self.store.gather = self._gather_and_look
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        del self.store.gather  # uncovers the method
+
+    def __call__(self, executor: Any) -> None:
+        caches = buffers(executor.caches, executor.wcaches)
+        if caches.keys() & (buffers(self.store.params).keys() | self._gathered.keys()):
+            raise RuntimeError("a cache holds a parameter: under ZeRO 3 nothing would be freed")
+        self.activations_peak = max(self.activations_peak, nbytes(caches))
+
+    @property
+    def gathered(self) -> int:
+        """Bytes of gathered parameters that are alive now."""
+        return nbytes(dict(self._gathered))
+
+    def _gather_and_look(self, layer: str) -> dict:
+        p = self._gather(layer)
+        stored = buffers(self.store.params)
+        self._gathered.update({k: a for k, a in buffers(p).items() if k not in stored})
+        self.gathered_peak = max(self.gathered_peak, self.gathered)
+        return p

@@ -1,0 +1,62 @@
+"""The share of the model that one rank is responsible for, in numbers."""
+
+from typing import NamedTuple
+
+from ..config import Layout, ModelConfig
+
+ITEMSIZE = {"float32": 4, "float64": 8}
+
+
+class Part(NamedTuple):
+    dp: int  # the rank's place on each axis; tp varies fastest, then pp, then dp
+    pp: int
+    tp: int
+    blocks: int  # of this stage
+    V: int  # rows of the vocabulary
+    first: bool  # the stage with the embedding
+    last: bool  # the stage with the head
+
+
+class Unit(NamedTuple):
+    """What ZeRO cuts and moves at once: a layer, or the table that two layers share if tied."""
+
+    elements: int  # parameters that the rank is responsible for
+    users: tuple[str, ...]  # the layers of this stage that use them
+
+
+def part(c: ModelConfig, layout: Layout, rank: int) -> Part:
+    rest, tp = divmod(rank, layout.tp)
+    dp, pp = divmod(rest, layout.pp)
+    blocks, V = cut(c.L, layout.pp, pp), cut(c.V, layout.tp, tp)
+    return Part(dp, pp, tp, blocks, V, pp == 0, pp == layout.pp - 1)
+
+
+def parts(c: ModelConfig, layout: Layout) -> list[Part]:
+    """One for every rank of the job, in the order of ranks."""
+    return [part(c, layout, rank) for rank in range(layout.ranks)]
+
+
+def cut(size: int, n: int, rank: int) -> int:
+    """Piece ``rank`` of ``size`` cut n ways, as equal as can be, the longer pieces first."""
+    return size // n + (rank < size % n)
+
+
+def units(c: ModelConfig, layout: Layout, own: Part) -> list[Unit]:
+    """Elements of each unit, with t = tp and V this rank's rows of the vocabulary:
+
+    block  6 D + (4 D² + 3 D + 2 D F + F) / t    norms, biases after a sum | what tp cuts
+    embed  T D + V D          head  2 D + V D
+    tied   T D and 2 D, and V D once for both
+    """
+    D, F, t = c.D, c.F, layout.tp
+    block = 6 * D + (4 * D * D + 3 * D + 2 * D * F + F) // t
+    ends = ["embed"] * own.first + ["head"] * own.last
+    table = 0 if c.tied else own.V * D
+    out = [Unit(block, (f"block {i} of the stage",)) for i in range(own.blocks)]
+    out += [Unit({"embed": c.T * D, "head": 2 * D}[end] + table, (end,)) for end in ends]
+    return [*out, Unit(own.V * D, tuple(ends))] if c.tied and ends else out
+
+
+def shard(elements: int, n: int) -> int:
+    """One of n equal parts, the last one filled up with zeros."""
+    return -(-elements // n)
