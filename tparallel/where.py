@@ -1,0 +1,160 @@
+"""Who holds which part of a parameter, of its gradient and of its moments: from the configuration
+alone, with the tables that training itself uses, and without a message.
+
+A parameter is cut twice.  First over tp, along one dim (``tensor_parallel/split.py``).  Then this
+tp rank's parts of a whole layer are laid end to end as one flat vector, and from some ZeRO stage
+on each dp rank keeps one shard of that vector (``zero/partition.py``): a shard's border may well
+run through the middle of a matrix.
+"""
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from .comm.mesh import Coords, coords
+from .config import Layout, ModelConfig
+from .errors import ConfigError
+from .pipeline_parallel.schedule import make
+from .pipeline_parallel.stage import units_of_chunk
+from .serial.parameters import shapes
+from .tensor_parallel.split import SPLIT_DIM, is_split, part, shard_shape
+from .zero.partition import Partition
+from .zero.store import SHARDED_FROM
+
+
+class Held(NamedTuple):
+    """What one rank keeps of a parameter.  Ranges count elements of the layer's flat vector."""
+
+    rank: int
+    at: Coords
+    cut: tuple[slice, ...]  # this tp rank's part of the whole tensor
+    vector: slice  # where that part, flattened, lies in the layer's vector
+    shard: slice  # the part of the layer's vector whose sum, under ZeRO, ends on this rank
+    kept: dict[str, slice]  # params, grads, optimizer: the range that is stored here
+
+
+class Sum(NamedTuple):
+    """One axis of the mesh, and whether a gradient is summed over it."""
+
+    axis: str
+    groups: list[tuple[int, ...]]  # ranks that sum theirs together; none: no sum
+    why: str
+
+
+def names(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """{full name: shape of the whole}, in the order of the forward pass."""
+    return {f"{unit}.{n}": shape for unit, p in shapes(model).items() for n, shape in p.items()}
+
+
+def find(pattern: str, model: ModelConfig) -> list[str]:
+    """The parameters of that name, or that a pattern like ``block.*.mlp.w_in`` matches.
+
+    Errors: ConfigError with the nearest names where there is none.
+    """
+    known = names(model)
+    found = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5) or [*known][:3]
+        raise ConfigError(
+            f"a parameter must have a name that the model knows: {pattern!r} is none of "
+            f"{len(known)}. Use {', '.join(near)}, or '*' to see them all."
+        )
+    return found
+
+
+def where(name: str, model: ModelConfig, layout: Layout) -> list[Held]:
+    """What every rank that stores the parameter keeps of it, in rank order."""
+    unit, own = _unit(name, model)
+    return [
+        _held(rank, unit, own, model, layout)
+        for rank in range(layout.ranks)
+        if unit in stored_on(coords(rank, layout).pp, model, layout)
+    ]
+
+
+def stored_on(stage: int, model: ModelConfig, layout: Layout) -> list[str]:
+    """The layers (and the shared table, if tied) whose parameters a pipeline stage stores."""
+    placement = make(layout.schedule, layout.pp, layout.microbatches).placement
+    chunks = len(placement)
+    mine = [chunk for chunk, on in enumerate(placement) if on == stage]
+    units = [u for chunk in mine for u in units_of_chunk(model.L, chunks, chunk, model.tied)]
+    return list(dict.fromkeys(units))
+
+
+def partition(unit: str, model: ModelConfig, layout: Layout, tp: int) -> Partition:
+    """The layer's flat vector on a tp rank, and its shards over dp."""
+    whole = shapes(model)[unit].items()
+    return Partition({n: shard_shape(n, s, tp, layout.tp) for n, s in whole}, layout.dp)
+
+
+def sums(name: str, model: ModelConfig, layout: Layout) -> list[Sum]:
+    """For each axis with more than one rank: who sums this gradient with whom, and why."""
+    own = _unit(name, model)[1]
+    holders = where(name, model, layout)
+    shared = layout.pp > 1 and len({h.at.pp for h in holders}) > 1
+    out = []
+    if layout.dp > 1:
+        out.append(Sum("dp", _groups(holders, "dp"), DIFFERENT_ROWS))
+    if layout.tp > 1:
+        out.append(Sum("tp", [], OWN_SLICE if is_split(own) else SAME_ON_ALL))
+    if layout.pp > 1:
+        out.append(Sum("pp", _groups(holders, "pp"), BOTH_ENDS) if shared else ONE_STAGE)
+    return out
+
+
+DIFFERENT_ROWS = (
+    "They hold the same numbers, but each saw other rows of the batch; the loss adds up all rows, "
+    "so its gradient is the sum of theirs."
+)
+OWN_SLICE = (
+    "The parameter is cut: each tp rank computes the gradient of its own slice, completely, and no "
+    "other tp rank holds those numbers."
+)
+SAME_ON_ALL = (
+    "Every tp rank holds all of it and computes the same gradient by itself, because the "
+    "activations and the gradients that reach it were already summed over tp, layer by layer."
+)
+BOTH_ENDS = (
+    "The first stage looks tokens up in this table, the last one scores them with it; each has the "
+    "gradient of its own use, and the two copies stay equal because both take the sum."
+)
+ONE_STAGE = Sum("pp", [], "Only one stage uses it: its gradient arises there and nowhere else.")
+
+
+def unit_of(name: str, model: ModelConfig) -> str:
+    """``block.1.mlp.w_in`` is stored with ``block.1``."""
+    return _unit(name, model)[0]
+
+
+def _unit(name: str, model: ModelConfig) -> tuple[str, str]:
+    """``block.1.mlp.w_in`` -> ``block.1``, ``mlp.w_in``."""
+    full = find(name, model)[0]
+    return next((u, n) for u, p in shapes(model).items() for n in p if f"{u}.{n}" == full)
+
+
+def _held(rank: int, unit: str, own: str, model: ModelConfig, layout: Layout) -> Held:
+    at = coords(rank, layout)
+    whole = shapes(model)[unit][own]
+    cut = [slice(0, size) for size in whole]
+    if is_split(own):
+        cut[SPLIT_DIM[own]] = part(whole[SPLIT_DIM[own]], at.tp, layout.tp)
+    layer = partition(unit, model, layout, at.tp)
+    vector, shard = layer.at[own], slice(at.dp * layer.shard, (at.dp + 1) * layer.shard)
+    mine = overlap(vector, shard)
+    kept = {kind: mine if layout.zero >= stage else vector for kind, stage in SHARDED_FROM.items()}
+    return Held(rank, at, tuple(cut), vector, shard, kept)
+
+
+def overlap(a: slice, b: slice) -> slice:
+    """What two ranges share; an empty range at the start of ``a`` if nothing."""
+    start, stop = max(a.start, b.start), min(a.stop, b.stop)
+    return slice(start, stop) if start < stop else slice(a.start, a.start)
+
+
+def _groups(holders: Iterable[Held], axis: str) -> list[tuple[int, ...]]:
+    """The ranks that differ in this coordinate only."""
+    rings: dict[Coords, list[int]] = {}
+    for held in holders:
+        rings.setdefault(held.at._replace(**{axis: 0}), []).append(held.rank)
+    return [tuple(ranks) for ranks in rings.values()]
