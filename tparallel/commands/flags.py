@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import Layout, ModelConfig, TrainConfig, replace
 from ..layouts import microbatches
+from ..pipeline_parallel.schedule import SCHEDULES
 
 HELP = {
     "L": "blocks",
@@ -19,7 +20,7 @@ HELP = {
     "pp": "pipeline stages: ranks that hold different layers",
     "dp": "ranks that work on different rows of the batch",
     "zero": "ZeRO stage 0 to 3: what the dp ranks hold only a shard of",
-    "schedule": "order of the pipeline's work: gpipe or 1f1b",
+    "schedule": f"order of the pipeline's work: {', '.join(SCHEDULES)}",
     "microbatches": "M, parts into which each dp rank cuts its rows",
     "steps": "updates of the parameters",
     "global_batch": "sequences per update, over all ranks",
@@ -52,9 +53,10 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
         for field in fields(config):
             flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
             default = DEFAULTS.get(field.name, "no" if field.default is False else field.default)
-            how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+            default = "yes" if default is True else default
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
             if kind is not bool:
-                how["metavar"] = {int: "N", float: "X"}.get(kind, "NAME")
+                how = {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "NAME")}
             group.add_argument(
                 flag,
                 default=argparse.SUPPRESS,

@@ -9,13 +9,17 @@ Whatever ends the job, every finished step is in the file.
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import __version__, backend
+from ..config import Layout, ModelConfig, TrainConfig, as_dict
+from ..data import Corpus
 from ..errors import ConfigError
+from ..serial.parameters import count
 
 
 class Log:
@@ -44,9 +48,26 @@ class Log:
             self._file.write(json.dumps(finite, allow_nan=False) + "\n")
             self._file.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._file:
             self._file.close()
+
+
+def header(model: ModelConfig, train: TrainConfig, layout: Layout, corpus: Corpus) -> dict:
+    """The first line: all that the run depends on, plain values."""
+    return {
+        **versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "ranks": layout.ranks,
+        "parameters": count(model),
+        "model": as_dict(model),
+        "layout": as_dict(layout),
+        "train": as_dict(train),
+        "data": corpus.identity(),
+    }
 
 
 def versions() -> dict:
