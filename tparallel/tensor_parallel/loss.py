@@ -28,7 +28,8 @@ def cross_entropy_backward(cache):
     """dlogits = (softmax(logits) − onehot(target)) / count, of this rank's columns."""
     e, total, local, mine, count = cache
     dlogits = e / (total * count)  # (B, T, V/tp)
-    dlogits.reshape(-1, e.shape[-1])[every_row(local)] -= mine.reshape(-1) * (1 / count)
+    here = mine.reshape(-1).astype(e.dtype)  # as bool it would make float32 sums in float64
+    dlogits.reshape(-1, e.shape[-1])[every_row(local)] -= here * (1 / count)
     return dlogits
 
 
