@@ -7,6 +7,7 @@ method that cannot use all the ranks (four heads are not cut eight ways) uses as
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from .config import Layout, ModelConfig, TrainConfig, check, replace
 from .errors import LayoutError
@@ -77,7 +78,7 @@ def _fitting(
 ) -> Iterator[Layout]:
     """``ranks`` cut over these axes in every way that the model and the batch allow."""
     for sizes in _factors(ranks, len(axes)):
-        size = dict(zip(axes, sizes))
+        size: dict[str, Any] = dict(zip(axes, sizes))
         M = microbatches(size.get("dp", 1), train.global_batch)
         layout = Layout(**size, **extra, microbatches=M)
         try:

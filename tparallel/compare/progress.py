@@ -42,6 +42,8 @@ class Bar(Silent):
 
     def __enter__(self) -> "Bar":
         self.bar.start()
+        if not self.bar.disable:
+            self.console.show_cursor(True)  # for good: a job that ends in haste restores nothing
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -6,13 +6,13 @@ import platform
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
 from mpi4py import MPI
 
-from .. import __version__, backend, predict
+from .. import backend, predict
 from ..comm.transport import cores
 from ..config import as_dict
 from ..predict.wire import AXES
+from ..report.log import versions
 from ..serial.parameters import count
 from .equality import relative_error
 from .measure import times
@@ -51,11 +51,7 @@ def _run(task: Task, ranks: int, data: dict) -> dict:
         "train": as_dict(train),
         "cores": cores(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "tparallel": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
 
 

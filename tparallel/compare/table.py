@@ -34,15 +34,18 @@ def notes(result: dict) -> str:
     """What the columns mean, to be read below them."""
     rows, unit = result["rows"], unit_of(result)
     lines = [
-        f"Bytes: {unit}, of the rank that has most. Sent: by mesh axis. M: micro-batches. Wait: "
-        "share of the step",
-        "inside communication, of the rank that waits most. Bubble: predicted/measured.",
+        f"held, sent: {unit} of the rank that has most, sent in one step by mesh axis.  "
+        "M: micro-batches.",
+        "wait: share of the step inside communication, of the rank that waits most.",
+        "bubble: idle share of the pipeline in percent, predicted/measured.",
     ]
     if any(row["crowded"] for row in rows):
         cores = result["run"]["cores"]
-        lines.append(f"* more ranks than the {cores} cores here: they take turns.")
+        lines.append(
+            f"*: more ranks than the {cores} cores here; they take turns, which is in these times."
+        )
     if any(unequal(row, kind) for row in rows for kind in ("held", "wire")):
-        lines.append("Red and !: not what the closed form says.")
+        lines.append("!: not what the closed form says.")
     return "\n".join(lines)
 
 

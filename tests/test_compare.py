@@ -1,0 +1,272 @@
+"""``tparallel compare``: what it writes and shows, and that it fails when it must."""
+
+import argparse
+import copy
+import importlib.util
+import io
+import json
+import math
+import re
+
+import pytest
+from mpitest import mpi, mpirun
+from rich.console import Console
+
+from tparallel.commands import compare as command
+from tparallel.compare.record import dumps
+from tparallel.compare.sentences import sentences
+from tparallel.compare.show import show_result
+from tparallel.compare.table import amount
+from tparallel.compare.verdict import failures
+from tparallel.errors import ConfigError, DataError, LayoutError
+from tparallel.layouts import for_ranks, labels
+
+RUN = """
+import argparse, sys
+from tparallel.commands import compare
+parser = argparse.ArgumentParser()
+compare.add_arguments(parser)
+sys.exit(compare.main(parser.parse_args()))
+"""
+FORGET = """
+from tparallel.comm.axis import Axis
+whole = Axis.all_reduce
+def forgets_one_block(self, x, *, what, **more):
+    return x if what == "block.1 grads" else whole(self, x, what=what, **more)
+Axis.all_reduce = forgets_one_block
+"""
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """(the finished job, its folder) of the whole list on four ranks, small."""
+    folder = tmp_path_factory.mktemp("compare") / "new" / "folder"
+    return mpirun(4, "-c", RUN, "--quick", "--out", str(folder), timeout=180), folder
+
+
+@pytest.fixture
+def result(quick):
+    """A true result, to be damaged."""
+    return json.loads((quick[1] / "compare.json").read_text())
+
+
+def row(result, name):
+    return next(r for r in result["rows"] if r["name"] == name)
+
+
+def shown(result, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
+    show_result(result, [], console)
+    return console.export_text()
+
+
+def test_every_layout_of_the_list_is_equal_to_serial(quick, result):
+    """Exit code 0, and the numbers behind it: 1e-12 in float64, 1e-5 along the float32 curve."""
+    job, _ = quick
+    assert job.code == 0, job.out
+    assert [r["name"] for r in result["rows"]] == labels(for_ranks(4))
+    for r in result["rows"]:
+        assert 0 < r["gradient_error"] <= 1e-12 and r["loss_error"] <= 1e-12
+        assert r["loss_curve_error"] <= 1e-5
+        assert r["worst_gradient"].startswith(("embed.", "block.", "head."))
+        assert len(r["loss"]) == result["run"]["steps"] and r["loss"][-1] < r["loss"][0]
+    assert failures(result) == []
+
+
+def test_every_byte_is_what_the_closed_form_says(result):
+    """States and wire to the letter of the promise; activations and gathered layers as well."""
+    for r in result["rows"]:
+        assert r["held_bytes"] == r["held_bytes_predicted"]
+        assert r["wire_bytes"] == r["wire_bytes_predicted"]
+        assert all(type(n) is int for v in r["wire_bytes"].values() for n in v)
+    assert row(result, "serial")["wire_bytes"] == {"tp": [0], "pp": [0], "dp": [0]}
+    assert sum(row(result, "pp=4 1f1b")["wire_bytes"]["pp"]) > 0
+
+
+def test_compare_json_has_the_keys_that_were_promised(result):
+    """One list entry per rank of the layout; null where there is no pipeline."""
+    assert result["version"] == 1
+    assert {"T", "D", "H", "K", "F", "V", "L", "parameters"} <= result["model"].keys()
+    run = {"ranks", "steps", "dtype", "backend", "mpi", "seed", "data", "global_batch"}
+    assert run | {"microbatches"} <= result["run"].keys()
+    assert {"name", "size", "sha256"} <= result["run"]["data"].keys()
+    for r in result["rows"]:
+        layout = r["layout"]
+        assert {"tp", "pp", "dp", "zero", "schedule", "microbatches"} <= layout.keys()
+        n = layout["tp"] * layout["pp"] * layout["dp"]
+        kinds = {"params", "grads", "optimizer", "activations_peak"}
+        for key, parts in (("held_bytes", kinds), ("wire_bytes", {"tp", "pp", "dp"})):
+            assert parts <= r[key].keys() and r[key].keys() == r[f"{key}_predicted"].keys()
+            assert all(len(v) == n for v in r[key].values())
+        assert len(r["wait_fraction"]) == n and all(0 <= w < 1 for w in r["wait_fraction"])
+        tokens = result["run"]["global_batch"] * result["model"]["T"]
+        assert r["tokens_per_second"] * r["step_seconds"] == pytest.approx(tokens)
+        for bubble in (r["bubble_predicted"], r["bubble_measured"]):
+            assert bubble is None if layout["pp"] == 1 else 0 < bubble < 1
+
+
+def test_the_screen_shows_a_row_for_each_layout_and_three_sentences(quick):
+    """In 100 columns, nothing cut off."""
+    text = quick[0].out
+    for name in labels(for_ranks(4)):
+        assert re.search(rf"^{name} +\d+ +\de-1\d ", text, re.M), name
+    lines = [line for line in text.splitlines() if not line.startswith("Written: ")]
+    assert all(len(line) <= 100 and "…" not in line for line in lines)
+    assert [text.count(f"\n{word}: ") for word in ("Equal", "Bytes", "Time")] == [1, 1, 1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra plot")
+def test_the_picture_is_drawn(quick):
+    """A PNG, and its name on the screen."""
+    assert (quick[1] / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    assert "compare.png" in quick[0].out
+
+
+def test_a_forgotten_sum_is_named_and_ends_with_exit_code_1(tmp_path):
+    """The dp reduction of one block's gradients is left out: layout, tensor and error are said."""
+    layouts = ("--layouts", "serial; dp=2 zero=0; dp=2 zero=1")
+    job = mpirun(2, "-c", FORGET + RUN, "--quick", *layouts, "--out", str(tmp_path), "--no-plot")
+    assert job.code == 1, job.out
+    assert re.search(r"^dp=2 zero=0: the gradient of block\.1\.\S+ differs .* by \d", job.out, re.M)
+    assert "Not equal: 1 of 3 layouts" in job.out
+    assert not re.search(r"^(serial|dp=2 zero=1): ", job.out, re.M)
+    assert not (tmp_path / "compare.png").exists()
+
+
+DAMAGE = {
+    "gradient_error": (2e-12, "the gradient of"),
+    "loss_error": (math.nan, "the loss differs"),
+    "norm_error": (math.inf, "the gradient norm"),
+    "loss_curve_error": (1.1e-5, "the loss curve"),
+}
+
+
+@pytest.mark.parametrize("key", DAMAGE)
+def test_one_error_above_its_bound_in_one_layout_is_enough_to_fail(result, key):
+    """1e-12 in float64, 1e-5 along the curve; NaN and infinity are above every bound."""
+    value, said = DAMAGE[key]
+    row(result, "tp=2 dp=2 zero=3")[key] = value
+    (text,) = failures(result)
+    assert text.startswith("tp=2 dp=2 zero=3: ") and said in text
+    assert "Not equal: 1 of 12 layouts" in sentences(result)[0]
+    json.loads(dumps(result))  # still JSON for every reader
+
+
+@pytest.mark.parametrize(
+    "kind, part", [("held", "params"), ("held", "optimizer"), ("wire", "tp"), ("wire", "pp")]
+)
+def test_one_byte_on_one_rank_is_enough_to_fail(result, kind, part):
+    """States and wire equal the closed form exactly; a difference is marked in the table."""
+    row(result, "tp=2 pp=2 1f1b")[f"{kind}_bytes"][part][3] += 1
+    (text,) = failures(result)
+    assert text.startswith("tp=2 pp=2 1f1b: ") and part in text
+    assert "!" in shown(result) and "not what the closed forms say" in sentences(result)[1]
+
+
+def test_the_sentences_say_what_the_table_shows(result):
+    """Other numbers, other sentences: the names and figures are looked up."""
+    assert "12 layouts compute" in sentences(result)[0]
+    tp = row(result, "tp=4")
+    tp["tokens_per_second"], tp["gradient_error"] = 1e6, 7e-13
+    tp["wire_bytes"] = {"tp": [0] * 4, "pp": [0] * 4, "dp": [123_000_000] * 4}
+    tp["held_bytes"] = {kind: [25] * 4 for kind in tp["held_bytes"]}
+    equal, held, time = sentences(result)
+    assert re.search(r"to 7e-13 \(worst: \S+, tp=4\)", equal)
+    assert "tp=4 holds" in held and "tp=4 sends most" in held
+    assert time.startswith("Time: tp=4 trains fastest, 1,000,000 tokens/s")
+
+
+def test_one_layout_alone_makes_sentences_too(result):
+    """No "most" and "least" of one."""
+    for name in ("serial", "pp=4 gpipe"):
+        alone = {**result, "rows": [row(result, name)]}
+        assert len(sentences(alone)) == 3
+        assert "least" not in " ".join(sentences(alone))
+        shown(alone)
+
+
+def test_the_longest_names_fit_in_the_table(result):
+    """tp=2 pp=2 dp=2 1f1b zero=3, hundreds of MB, six digits of tokens: 100 columns."""
+    long = copy.deepcopy(row(result, "pp=2 dp=2 1f1b zero=1"))
+    long["name"], long["tokens_per_second"] = "tp=2 pp=2 dp=2 1f1b zero=3", 987_654.0
+    for key in ("held_bytes", "wire_bytes"):
+        long[key] = long[f"{key}_predicted"] = {part: [987_654_321] * 8 for part in long[key]}
+    result["rows"] = [long]
+    text = shown(result)
+    assert "tp=2 pp=2 dp=2 1f1b zero=3" in text and "988" in text and "987,654" in text
+    assert all(len(line) <= 100 and "…" not in line for line in text.splitlines())
+
+
+def test_amounts_have_two_or_three_digits():
+    """And zero is not confused with something small."""
+    cases = {0: "-", 1: "0.00", 12_900_000: "12.9", 3_420_000: "3.42", 123_400_000: "123"}
+    assert {n: amount(n, "MB") for n in cases} == cases
+
+
+class Four:
+    """A job of four ranks, as far as flags are concerned."""
+
+    rank, size = 0, 4
+
+    def allgather(self, x):
+        return [x] * self.size
+
+    def bcast(self, x):
+        return x
+
+
+def task(*argv):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command._task(parser.parse_args(argv), Four())[1]
+
+
+def test_flags_choose_layouts_sizes_and_steps():
+    """A size sets several letters, a letter overrides it, and what is not given keeps F = 4 D."""
+    tiny = task("--quick", "--D", "64", "--steps", "9", "--layouts", "tp=4", "--add", "tp=2,pp=2")
+    assert (tiny.model.D, tiny.model.F, tiny.model.T, tiny.train.steps) == (64, 256, 16, 9)
+    assert list(tiny.layouts) == ["tp=4", "tp=2 pp=2 1f1b"]
+    assert list(task("--add", "tp=2,dp=2,zero=2").layouts) == [
+        *labels(for_ranks(4)),
+        "tp=2 dp=2 zero=2",
+    ]
+    assert list(task("--add", "tp=4").layouts) == labels(for_ranks(4))  # it is there already
+
+
+@pytest.mark.parametrize(
+    "argv, error, said",
+    [
+        (["--steps", "2"], ConfigError, "steps = 2. Use --steps 3 or more"),
+        (["--add", "tp=2,pp=2,dp=2"], LayoutError, "2 × 2 × 2 = 8, but mpirun started 4 ranks"),
+        (["--layouts", "tp=3"], LayoutError, "'tp=3' is not in it"),
+        (["--layouts", ""], LayoutError, "--layouts is empty"),
+        (["--data", "no/such/file"], DataError, "no/such/file"),
+        (["--T", "100000"], DataError, "T = 100000"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(argv, error, said):
+    """Rule, values, way out; a pure function of the flags, so the same on every rank."""
+    with pytest.raises(error, match=re.escape(said)):
+        task(*argv)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+    """Not after a minute of work."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--out must be a folder that can be written"):
+        command._check_folder(tmp_path / "file" / "folder", Four())
+
+
+@mpi(2)
+def test_a_rank_that_waits_sleeps(comm):
+    """Half a second behind a rank that works costs it less than a tenth of processor time."""
+    import time
+
+    from tparallel.compare.asleep import meet
+
+    meet(comm)
+    start = time.process_time()
+    if comm.rank == 1:
+        time.sleep(0.5)
+    meet(comm, 1e-3)
+    assert time.process_time() - start < 0.1
