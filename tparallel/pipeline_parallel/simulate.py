@@ -64,20 +64,10 @@ def check(schedule: Schedule, todo) -> None:
     for stage, program in enumerate(todo):
         done: dict[tuple[int, int], str] = {}
         for i in program:
-            if i.op not in COST:
-                continue
-            before = done.get((i.chunk, i.microbatch), "")
-            if i.op not in {"": (F,), F: (B, BW), F + B: (W,)}.get(before, ()):
-                raise ScheduleError(
-                    "a micro-batch goes F, then B and W or both at once: on stage "
-                    f"{stage}, {_text(i)} comes after '{before or 'nothing'}'. Reorder the stage."
-                )
-            if schedule.placement[i.chunk] != stage:
-                raise ScheduleError(
-                    f"a chunk runs where it is placed: {_text(i)} stands on stage {stage}, chunk "
-                    f"{i.chunk} on stage {schedule.placement[i.chunk]}. Move the action."
-                )
-            done[i.chunk, i.microbatch] = before + i.op
+            if i.op in COST:
+                _check_place(schedule, stage, i)
+                _check_order(schedule, stage, i, done)
+                done[i.chunk, i.microbatch] = done.get((i.chunk, i.microbatch), "") + i.op
     forward_only = all(i.op not in (B, BW, W) for program in todo for i in program)
     for chunk, stage in enumerate(schedule.placement):
         for m in range(schedule.microbatches):
@@ -89,6 +79,38 @@ def check(schedule: Schedule, todo) -> None:
                     f"{stage} does micro-batch {m} of chunk {chunk} {found} and {back} times. "
                     "Add what is missing."
                 )
+
+
+def _check_place(schedule: Schedule, stage: int, i: Instruction) -> None:
+    chunks, M = len(schedule.placement), schedule.microbatches
+    if not (0 <= i.chunk < chunks and 0 <= i.microbatch < M):
+        raise ScheduleError(
+            f"a schedule does what there is to do: {_text(i)} of chunk {i.chunk} on stage {stage}, "
+            f"with {chunks} chunks and {M} micro-batches. Leave it out."
+        )
+    if schedule.placement[i.chunk] != stage:
+        raise ScheduleError(
+            f"a chunk runs where it is placed: {_text(i)} stands on stage {stage}, chunk "
+            f"{i.chunk} on stage {schedule.placement[i.chunk]}. Move the action."
+        )
+
+
+def _check_order(schedule: Schedule, stage: int, i: Instruction, done: dict) -> None:
+    """Within a micro-batch of a chunk, and between neighbouring chunks of one stage (between
+    stages, the messages see to it)."""
+    before = done.get((i.chunk, i.microbatch), "")
+    if i.op not in {"": (F,), F: (B, BW), F + B: (W,)}.get(before, ()):
+        raise ScheduleError(
+            "a micro-batch goes F, then B and W or both at once: on stage "
+            f"{stage}, {_text(i)} comes after '{before or 'nothing'}'. Reorder the stage."
+        )
+    needs, from_chunk = {F: (F, i.chunk - 1), W: ("", -1)}.get(i.op, (B, i.chunk + 1))
+    local = 0 <= from_chunk < len(schedule.placement) and schedule.placement[from_chunk] == stage
+    if local and needs not in done.get((from_chunk, i.microbatch), ""):
+        raise ScheduleError(
+            f"a chunk's input comes from its neighbour: on stage {stage}, {_text(i)} of chunk "
+            f"{i.chunk} comes before that of chunk {from_chunk}. Reorder the stage."
+        )
 
 
 def makespan(events: list[Event]) -> float:
