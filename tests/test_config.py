@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import fields
 
 import pytest
 from mpitest import mpi
@@ -17,19 +18,12 @@ GOOD = {**MODEL, **TRAIN, "tp": 1, "pp": 1, "dp": 1, "microbatches": 1, "zero": 
 def attempt(settings):
     """The error that these settings meet, or None."""
     given = {**GOOD, "ranks": None, **settings}
-    train = "steps optimizer dtype init seed warmup lr clip weight_decay min_lr eps beta1 beta2"
 
-    def of(names):
-        return {name: given[name] for name in names if name in given}
+    def made(config):
+        return config(**{f.name: given[f.name] for f in fields(config) if f.name in given})
 
     try:
-        layout = Layout(**of(("tp", "pp", "dp", "zero", "schedule", "microbatches")))
-        check(
-            ModelConfig(**of(MODEL)),
-            TrainConfig(**of([*TRAIN, *train.split()])),
-            layout,
-            given["ranks"],
-        )
+        check(made(ModelConfig), made(TrainConfig), made(Layout), given["ranks"])
     except TParallelError as error:
         return error
     return None
@@ -41,7 +35,7 @@ def ways_out(settings, error):
     for name, value in re.findall(r"(\w+) = ([\w.]+)", way):
         yield {name: value if name == "schedule" else float(value) if "." in value else int(value)}
     for name, choices in re.findall(r"(\w+) ((?:\w+, )*\w+(?: or \w+)?)$", way):
-        if name in {**GOOD, "optimizer": 0, "dtype": 0, "init": 0}:
+        if name in {f.name for c in (ModelConfig, TrainConfig, Layout) for f in fields(c)}:
             for choice in re.split(", | or ", choices):
                 yield {name: int(choice) if choice.isdigit() else choice}
     for name, value in re.findall(r"(\w+) of (?:at most )?(\d+)", way):
@@ -62,7 +56,17 @@ WRONG = [
     ({"V": -3}, ConfigError, "V must be at least 1: V = -3"),
     ({"H": 5}, ConfigError, "H must divide D: D = 12, H = 5"),
     ({"optimizer": "adam"}, ConfigError, "optimizer is not one that is known: optimizer = adam"),
-    ({"dtype": "float16"}, ConfigError, "dtype is not one that is known: dtype = float16"),
+    ({"dtype": "int8"}, ConfigError, "dtype is not one that is known: dtype = int8"),
+    ({"loss_scale": 0.5}, ConfigError, "loss_scale must be at least 1: loss_scale = 0.5"),
+    ({"scale_window": 0}, ConfigError, "scale_window must be at least 1: scale_window = 0"),
+    ({"bucket_bytes": -1}, LayoutError, "bucket_bytes must be at least 0: bucket_bytes = -1"),
+    ({"shard_group": 2}, LayoutError, "a shard group needs something sharded"),
+    (
+        {"dp": 4, "zero": 3, "shard_group": 3, "ranks": 4},
+        LayoutError,
+        "shard groups of at least two ranks must fill dp: dp = 4, shard_group = 3",
+    ),
+    ({"reduce_each": "epoch"}, LayoutError, "reduce_each is not one that is known: reduce_each"),
     ({"init": "zeros"}, ConfigError, "init is not one that is known: init = zeros"),
     ({"steps": 0}, ConfigError, "steps must be at least 1: steps = 0"),
     ({"global_batch": 0}, ConfigError, "global_batch must be at least 1: global_batch = 0"),

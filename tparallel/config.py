@@ -6,9 +6,12 @@ the same on every rank, from a pure function of the configuration.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 
 from .errors import ConfigError, LayoutError, TParallelError
 from .pipeline_parallel.schedule import make
+
+ZERO_OPTIONS = ("overlap", "bucket_bytes", "reduce_each", "shard_group", "offload")
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,24 @@ class TrainConfig:
     weight_decay: float = 0.1
     clip: float = 1.0  # 0: no clipping
     seed: int = 0
-    dtype: str = "float32"
+    dtype: str = "float32"  # bfloat16, float16: kept and sent in half, computed in float32
+    loss_scale: float = 65536.0  # float16: what small gradients are multiplied by at the start
+    scale_window: int = 1000  # float16: good steps in a row before the loss scale is doubled
     init: str = "gpt2"
 
     def __post_init__(self):
         _one_of("optimizer", self.optimizer, ("adamw", "sgd"))
-        _one_of("dtype", self.dtype, ("float32", "float64"))
+        _one_of("dtype", self.dtype, ("float32", "float64", "bfloat16", "float16"))
+        if self.dtype == "bfloat16" and find_spec("ml_dtypes") is None:
+            raise ConfigError(
+                "bfloat16 needs the package ml_dtypes: it is not installed. "
+                "Install the extra half, or use float16 or float32."
+            )
         _one_of("init", self.init, ("gpt2", "random"))
-        for f, least in (("steps", 1), ("global_batch", 1), ("seed", 0), ("warmup", 0)):
-            _at_least(least, f, getattr(self, f), ConfigError)
+        for f in ("steps", "global_batch", "loss_scale", "scale_window"):
+            _at_least(1, f, getattr(self, f), ConfigError)
+        for f in ("seed", "warmup"):
+            _at_least(0, f, getattr(self, f), ConfigError)
         for f in ("lr", "clip", "weight_decay", "min_lr", "eps"):
             if not getattr(self, f) >= 0:
                 raise ConfigError(
@@ -74,6 +86,16 @@ class TrainConfig:
                 raise ConfigError(
                     f"{f} must lie in [0, 1): {f} = {getattr(self, f)}. Use {f} = 0.9."
                 )
+
+    @property
+    def is_half(self) -> bool:
+        """Are parameters and gradients kept in 2 bytes, beside float32 master weights?"""
+        return self.dtype in ("bfloat16", "float16")
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations and of all arithmetic."""
+        return "float32" if self.is_half else self.dtype
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,11 @@ class Layout:
     zero: int = 0
     schedule: str = ""  # "": 1f1b where pp > 1
     microbatches: int = 1
+    overlap: bool = True  # send gradients and fetch parameters while layers compute
+    bucket_bytes: int = 0  # join layers into messages of at most this size; 0: a layer each
+    reduce_each: str = "microbatch"  # zero 2, 3: or "step": add whole gradients up locally first
+    shard_group: int = 0  # zero: cut over groups of this many dp ranks, copies across; 0: over all
+    offload: bool = False  # the optimizer's state outside of the parameters' memory
 
     def __post_init__(self):
         for axis in ("tp", "pp", "dp", "microbatches"):
@@ -100,6 +127,9 @@ class Layout:
                 f"ZeRO partitions over data-parallel ranks: zero = {self.zero}, dp = 1 has nobody "
                 "to share with. Use dp of 2 or more, or zero = 0."
             )
+        _one_of("reduce_each", self.reduce_each, ("microbatch", "step"), LayoutError)
+        _at_least(0, "bucket_bytes", self.bucket_bytes, LayoutError)
+        self._check_shard_group()
         if self.schedule and self.pp == 1:
             raise LayoutError(
                 f"a schedule orders pipeline stages: schedule = {self.schedule}, pp = 1 has one. "
@@ -107,6 +137,19 @@ class Layout:
             )
         if not self.schedule and self.pp > 1:
             object.__setattr__(self, "schedule", "1f1b")
+
+    def _check_shard_group(self) -> None:
+        group, fitting = self.shard_group, [n for n in _divisors(self.dp) if n > 1]
+        if group and not self.zero:
+            raise LayoutError(
+                f"a shard group needs something sharded: shard_group = {group}, zero = 0. "
+                "Use zero 1, 2 or 3, or shard_group = 0."
+            )
+        if group and group not in fitting:
+            raise LayoutError(
+                f"shard groups of at least two ranks must fill dp: dp = {self.dp}, "
+                f"shard_group = {group}. Use shard_group {_either(fitting)}."
+            )
 
     @property
     def ranks(self) -> int:
@@ -120,6 +163,10 @@ class Layout:
             parts.append(self.schedule)
         if self.dp > 1:
             parts.append(f"zero={self.zero}")
+        for f in ZERO_OPTIONS:
+            value = getattr(self, f)
+            if value != Layout.__dataclass_fields__[f].default:
+                parts.append(f"{f}={value if isinstance(value, str) else int(value)}")
         return " ".join(parts) or "serial"
 
     def rows(self, global_batch: int) -> int:
@@ -140,7 +187,8 @@ class Layout:
                 )
             if key in values:
                 raise LayoutError(f"a layout names each key once: {text!r}. Leave one {key} away.")
-            values[key] = value if key == "schedule" else _whole(key, value)
+            kind = type(Layout.__dataclass_fields__[key].default)
+            values[key] = value if kind is str else kind(_whole(key, value))
         return Layout(**{**defaults, **values})
 
 
@@ -194,9 +242,11 @@ def _at_least(least: int, name: str, value: int, error: type[TParallelError]) ->
         )
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _one_of(
+    name: str, value: str, allowed: tuple[str, ...], error: type[TParallelError] = ConfigError
+) -> None:
     if value not in allowed:
-        raise ConfigError(
+        raise error(
             f"{name} is not one that is known: {name} = {value}. Use {name} {_either(allowed)}."
         )
 

@@ -12,6 +12,8 @@ from .pipeline_parallel.stage import Chunk, layers_of_chunk, units_of_chunk
 from .serial.parameters import initial
 from .tensor_parallel.model import layer_functions, loss_functions
 from .tensor_parallel.split import shard, unshard
+from .zero.norm import totals
+from .zero.precision import scaled
 from .zero.store import Store
 
 
@@ -34,7 +36,7 @@ class Trainer:
         chunks = len(self.schedule.placement)
         units = [u for c in mine for u in units_of_chunk(model.L, chunks, c, model.tied)]
         self.store = Store(
-            {unit: self._initial(unit) for unit in dict.fromkeys(units)},
+            ((unit, self._initial(unit)) for unit in dict.fromkeys(units)),
             layout.zero,
             mesh,
             train,
@@ -43,23 +45,23 @@ class Trainer:
         functions = layer_functions(mesh.tp, model.V)
         self.executor = Executor(
             {c: Chunk(layers_of_chunk(model.L, chunks, c), functions, self.store) for c in mine},
-            loss_functions(mesh.tp, model.V),
+            scaled(loss_functions(mesh.tp, model.V), self.store.loss_scale),
             mesh.pp,
             (layout.rows(train.global_batch), model.T, model.D),
-            train.dtype,
+            train.compute_dtype,
         )
         self.timeline: list = []
 
     def _initial(self, unit: str) -> dict:
         t = self.train
-        whole = initial(self.model, unit, t.seed, t.dtype, t.init)
+        whole = initial(self.model, unit, t.seed, t.compute_dtype, t.init)
         return shard(whole, self.mesh.tp.rank, self.mesh.tp.size)
 
     def step(self, step: int, tokens, targets) -> tuple[float, float]:
         """One update from the global batch (G, T); returns its loss (nats per token) and the
         gradient norm before clipping, the same on every rank."""
         loss = self.forward_backward(tokens, targets)
-        loss, norm = self.store.totals(loss)
+        loss, norm = totals(self.store, loss)
         self.store.update(step, norm)
         return loss, norm
 
@@ -76,7 +78,7 @@ class Trainer:
         schedule = forward_only(self.layout.pp, self.layout.microbatches)
         mine = self._mine(tokens), self._mine(targets)
         loss, _ = self.executor.run(schedule, *mine, tokens.size)
-        return self.store.totals(loss)[0]
+        return totals(self.store, loss)[0]
 
     def _mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""

@@ -4,7 +4,8 @@ place on it, and a ledger in which every call says *what* it moves.
 Sums are made in rank order: a reduce-scatter is an all-to-all followed by additions from rank 0
 upwards, an all-reduce is that followed by an all-gather.  MPI's own reductions may add in another
 order at another size; these give the same bits for every split of the same vector, and on every
-rank.  At size 1 a verb copies: its result never aliases its input, at any size.
+rank.  float16 and bfloat16 are summed in float32: no MPI sums bfloat16, and one of them would add
+its bytes without a word.  At size 1 a verb copies: its result never aliases its input, at any size.
 
 Bytes that rank r of n sends, for a vector of ``total`` bytes cut into ``piece``s as equal as can
 be (``pieces``):
@@ -166,8 +167,12 @@ class Axis:
         def finish():
             moving.wait()
             parts = received.reshape(n, mine)
+            half = parts.dtype.itemsize == 2  # summed in float32 and rounded once
+            total = parts[0].astype(xp.float32) if half else parts[0]
             for r in range(1, n):
-                COMBINE[op](parts[0], parts[r], out=parts[0])
+                COMBINE[op](total, parts[r], out=total)
+            if half:
+                parts[0] = total
             return received[:mine]
 
         return finish

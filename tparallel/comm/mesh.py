@@ -40,6 +40,10 @@ class Mesh:
 
     ``ends`` joins the first and the last pipeline stage, for what both hold (tied embeddings);
     it is counted as part of ``pp``, and None on the stages between.
+
+    ``shard`` and ``replicas`` are the two factors of dp under hybrid sharding: the group of
+    neighbours over which ZeRO cuts, and the ranks that hold the same shard in other groups.
+    Otherwise ``shard`` is ``dp`` itself, and ``replicas`` None.
     """
 
     def __init__(self, layout: Layout, comm, link: Link | None = None):
@@ -55,6 +59,14 @@ class Mesh:
             ring = rank_of(here._replace(**{axis: 0}), layout)  # the same number all along it
             part = comm.Split(color=ring, key=getattr(here, axis))
             setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
+        self.shard, self.replicas = self.dp, None
+        if layout.shard_group:
+            group = here.dp // layout.shard_group
+            first = rank_of(here._replace(dp=group * layout.shard_group), layout)
+            part = comm.Split(color=first, key=here.dp)
+            self.shard = Axis("shard", part, self.ledger, crowded, link)
+            part = comm.Split(color=rank_of(here._replace(dp=self.shard.rank), layout), key=here.dp)
+            self.replicas = Axis("replicas", part, self.ledger, crowded, link)
         at_end = here.pp in (0, layout.pp - 1)
         ring = rank_of(here._replace(pp=0), layout) if at_end else MPI.UNDEFINED
         part = comm.Split(color=ring, key=here.pp)
@@ -65,6 +77,6 @@ class Mesh:
     tp: Axis
 
     def close(self) -> None:
-        for axis in (self.dp, self.pp, self.tp, self.ends):
-            if axis is not None:
-                axis.close()
+        axes = (self.dp, self.pp, self.tp, self.ends, self.shard, self.replicas)
+        for axis in dict.fromkeys(filter(None, axes)):
+            axis.close()

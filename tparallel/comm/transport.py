@@ -3,8 +3,9 @@
 NumPy arrays always go direct.  CuPy arrays go direct where the MPI library is CUDA-aware, and
 through pinned host memory where it is not: a wrong "yes" would be a segmentation fault.  Three
 rules hold for both and live only here: an array is C-contiguous (MPI would accept Fortran order
-and deliver it transposed), its dtype is one that MPI can sum, and all kernels that write it are
-finished before MPI looks at it.
+and deliver it transposed), half precision travels as 16-bit integers (no MPI knows bfloat16, and
+nothing here asks MPI for a sum of it), and all kernels that write it are finished before MPI
+looks at it.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from mpi4py import MPI
 
 from ..backend import synchronize, to_host, xp
 
-DTYPES = ("float32", "float64", "int32", "int64", "uint8")
+DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8")
 NAP = 50e-6  # seconds between two looks at a request, where ranks outnumber cores
 
 
@@ -109,10 +110,10 @@ def _ready(x):
         )
     if x.dtype.name not in DTYPES:
         raise TypeError(
-            f"MPI sums {', '.join(DTYPES)}: this array is {x.dtype.name}. Convert it first."
+            f"MPI moves {', '.join(DTYPES)}: this array is {x.dtype.name}. Convert it first."
         )
     synchronize()
-    return x
+    return x.view(xp.uint16) if x.dtype.itemsize == 2 else x
 
 
 def make_transport(comm, crowded: bool) -> Direct | Staged:

@@ -22,6 +22,11 @@ HELP = {
     "zero": "ZeRO stage 0 to 3: what the dp ranks hold only a shard of",
     "schedule": f"order of the pipeline's work: {', '.join(SCHEDULES)}",
     "microbatches": "M, parts into which each dp rank cuts its rows",
+    "overlap": "send gradients and fetch parameters while layers compute",
+    "bucket_bytes": "join layers into messages of at most this size; 0 for a message per layer",
+    "reduce_each": "ZeRO 2 and 3: sum gradients after each microbatch, or once per step",
+    "shard_group": "ZeRO: cut over groups of this many dp ranks and copy across; 0 for all of dp",
+    "offload": "keep the optimizer's state in a mapped file (beside a GPU: in host memory)",
     "steps": "updates of the parameters",
     "global_batch": "sequences per update, over all ranks",
     "optimizer": "adamw or sgd",
@@ -34,7 +39,9 @@ HELP = {
     "weight_decay": "decay of matrices; biases and norms have none",
     "clip": "largest norm of all gradients together; 0 for no limit",
     "seed": "of the first parameters and of the order of the text",
-    "dtype": "float32 or float64",
+    "dtype": "float32, float64, bfloat16 or float16; halves keep float32 master weights",
+    "loss_scale": "float16: what gradients are multiplied by at the start",
+    "scale_window": "float16: good steps in a row before the loss scale is doubled",
     "init": "gpt2, or random: nothing starts at zero, for proofs",
 }
 DEFAULTS = {  # where the field's own default would not say it
@@ -76,9 +83,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 def layout(args: argparse.Namespace, global_batch: int, ranks: int = 1) -> Layout:
     """The layout of the flags; dp, where it is not given, takes the ranks that tp × pp leave."""
     given = _given(args, Layout)
-    out = Layout(**{**given, "zero": 0, "dp": 1})  # first what does not depend on dp
-    dp = given.get("dp", max(1, ranks // out.ranks))
-    out = replace(out, dp=dp, zero=given.get("zero", 0))
+    inner = Layout(tp=given.get("tp", 1), pp=given.get("pp", 1))  # what does not depend on dp
+    out = Layout(**{"dp": max(1, ranks // inner.ranks), **given})
     if out.pp > 1 and "microbatches" not in given:
         out = replace(out, microbatches=microbatches(out.dp, global_batch))
     return out

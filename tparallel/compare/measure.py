@@ -12,8 +12,9 @@ from typing import Any
 
 from ..backend import synchronize
 from ..config import Layout, ModelConfig, TrainConfig
-from ..predict.wire import AXES
+from ..predict.wire import axes
 from ..train import Trainer
+from ..zero.norm import totals
 from .asleep import meet
 from .memory import Watch, nbytes
 
@@ -54,7 +55,7 @@ def measure(
             _first_step(trainer, rows, own)
         else:
             _timed_step(trainer, step, rows, own)
-        sent = {axis: trainer.mesh.ledger.wire(axis) for axis in AXES}
+        sent = {axis: trainer.mesh.ledger.wire(axis) for axis in axes(layout)}
         if own.wire and sent != own.wire:
             raise RuntimeError(f"{layout.name}: step {step} sent {sent}, the one before {own.wire}")
         own.wire = sent
@@ -67,14 +68,14 @@ def _first_step(trainer: Trainer, rows: tuple, own: Own) -> None:
     """``Trainer.step``, with somebody who looks at the memory; its time is not counted."""
     with Watch(trainer.store) as watch:
         tokens, targets = rows
-        loss, norm = trainer.store.totals(trainer.forward_backward(tokens, targets, watch))
+        loss, norm = totals(trainer.store, trainer.forward_backward(tokens, targets, watch))
     trainer.store.update(0, norm)
     own.losses.append(loss)
     store = trainer.store
     own.held = {
         "params": nbytes(store.params),
         "grads": nbytes(store.grads),
-        "optimizer": nbytes(store.moments),
+        "optimizer": nbytes(store.optimizer.state),
         "activations_peak": watch.activations_peak,
         "gathered_peak": watch.gathered_peak,
     }

@@ -41,15 +41,15 @@ class Watch:
 
     def __init__(self, store: Any):
         self.store, self.activations_peak, self.gathered_peak = store, 0, 0
-        self._gather = store.gather
+        self._room = store.room
         self._gathered: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def __enter__(self) -> "Watch":
-        self.store.gather = self._gather_and_look
+        self.store.room = self._room_and_look
         return self
 
     def __exit__(self, *error: Any) -> None:
-        del self.store.gather  # uncovers the method
+        del self.store.room  # uncovers the method
 
     def __call__(self, executor: Any) -> None:
         caches = buffers(executor.caches, executor.wcaches)
@@ -62,9 +62,8 @@ class Watch:
         """Bytes of gathered parameters that are alive now."""
         return nbytes(dict(self._gathered))
 
-    def _gather_and_look(self, layer: str) -> dict:
-        p = self._gather(layer)
-        stored = buffers(self.store.params)
-        self._gathered.update({k: a for k, a in buffers(p).items() if k not in stored})
+    def _room_and_look(self, bucket: str) -> Any:
+        room = self._room(bucket)
+        self._gathered[id(room)] = room
         self.gathered_peak = max(self.gathered_peak, self.gathered)
-        return p
+        return room

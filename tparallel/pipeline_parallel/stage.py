@@ -34,18 +34,19 @@ class Chunk:
     def forward(self, x):
         """The output, and one cache per layer."""
         caches = []
-        for layer in self.layers:
-            x, cache = self.functions[layer].forward(x, self.store.gather(layer))
+        for layer, p in self.store.gathered(self.layers):
+            x, cache = self.functions[layer].forward(x, p)
             caches.append(cache)
+            del p  # a gathered layer ends here, before the next one arrives
         return x, caches
 
     def backward_input(self, dy, caches):
         """dx, and what the weight half needs; ``caches`` is emptied on the way."""
         wcaches = []
-        for layer in reversed(self.layers):
-            back = self.functions[layer].backward_input
-            dy, wcache = back(dy, caches.pop(), self.store.gather(layer))
+        for layer, p in self.store.gathered(self.layers[::-1]):
+            dy, wcache = self.functions[layer].backward_input(dy, caches.pop(), p)
             wcaches.append(wcache)
+            del p
         return dy, wcaches
 
     def backward_weight(self, wcaches) -> None:
@@ -55,10 +56,10 @@ class Chunk:
 
     def backward(self, dy, caches):
         """Both halves, layer by layer: a layer's cache and what was gathered of its parameters
-        are gone before the next one starts, so neither has a name that outlives its line."""
-        for layer in reversed(self.layers):
-            back = self.functions[layer].backward_input
-            dy, wcache = back(dy, caches.pop(), self.store.gather(layer))
+        are gone before the next one starts."""
+        for layer, p in self.store.gathered(self.layers[::-1]):
+            dy, wcache = self.functions[layer].backward_input(dy, caches.pop(), p)
+            del p
             self.store.add_grads(layer, self.functions[layer].backward_weight(wcache))
             del wcache
         return dy

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from ..config import Layout, ModelConfig
+from ..config import Layout, ModelConfig, TrainConfig
 
-ITEMSIZE = {"float32": 4, "float64": 8}
+ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # as stored and sent
 
 
 class Part(NamedTuple):
@@ -18,7 +18,8 @@ class Part(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What ZeRO cuts and moves at once: a layer, or the table that two layers share if tied."""
+    """What ZeRO cuts and moves at once: a layer, several of them joined in a bucket, or the table
+    that two layers share if tied."""
 
     elements: int  # parameters that the rank is responsible for
     users: tuple[str, ...]  # the layers of this stage that use them
@@ -41,7 +42,7 @@ def cut(size: int, n: int, rank: int) -> int:
     return size // n + (rank < size % n)
 
 
-def units(c: ModelConfig, layout: Layout, own: Part) -> list[Unit]:
+def units(c: ModelConfig, train: TrainConfig, layout: Layout, own: Part) -> list[Unit]:
     """Elements of each unit, with t = tp and V this rank's rows of the vocabulary:
 
     block  6 D + (4 D² + 3 D + 2 D F + F) / t    norms, biases after a sum | what tp cuts
@@ -50,11 +51,33 @@ def units(c: ModelConfig, layout: Layout, own: Part) -> list[Unit]:
     """
     D, F, t = c.D, c.F, layout.tp
     block = 6 * D + (4 * D * D + 3 * D + 2 * D * F + F) // t
-    ends = ["embed"] * own.first + ["head"] * own.last
-    table = 0 if c.tied else own.V * D
-    out = [Unit(block, (f"block {i} of the stage",)) for i in range(own.blocks)]
-    out += [Unit({"embed": c.T * D, "head": 2 * D}[end] + table, (end,)) for end in ends]
-    return [*out, Unit(own.V * D, tuple(ends))] if c.tied and ends else out
+    table = Unit(own.V * D, ("embed",) * own.first + ("head",) * own.last)
+    embed, head = c.T * D, 2 * D
+    if not c.tied:
+        embed, head = embed + table.elements, head + table.elements
+    out = [table] * (c.tied and own.first)
+    out += [Unit(embed, ("embed",))] * own.first
+    out += [Unit(block, (f"block {i} of the stage",)) for i in range(own.blocks)]
+    out += [table] * (c.tied and own.last and not own.first)
+    out += [Unit(head, ("head",))] * own.last
+    return _joined(out, table, layout.bucket_bytes // ITEMSIZE[train.dtype], c.tied)
+
+
+def _joined(units: list[Unit], table: Unit, limit: int, tied: bool) -> list[Unit]:
+    """Neighbours joined while they stay within ``limit`` elements, a shared table left alone."""
+    out: list[Unit] = []
+    for unit in units:
+        alone = tied and table in (unit, *out[-1:])
+        if out and not alone and out[-1].elements + unit.elements <= limit:
+            last = out.pop()
+            unit = Unit(last.elements + unit.elements, last.users + unit.users)
+        out.append(unit)
+    return out
+
+
+def group(layout: Layout) -> int:
+    """The ranks over which ZeRO cuts a unit."""
+    return layout.shard_group or layout.dp
 
 
 def shard(elements: int, n: int) -> int:

@@ -13,8 +13,12 @@ What a step sends, with R = B T tokens to a micro-batch and M micro-batches:
     dp   for each unit (``part.units``), of n s elements with s = ⌈Ψ_u / n⌉, used by k layers here:
          stage 0  an all_reduce                                          2 (n−1) s
          stage 1  a reduce_scatter and an all_gather                     2 (n−1) s
-         stage 2  k M reduce_scatters and an all_gather           (k M + 1) (n−1) s
-         stage 3  2 k M all_gathers and k M reduce_scatters         3 k M (n−1) s
+         stage 2  a reduce_scatter per micro-batch, an all_gather  (M + 1) (n−1) s
+         stage 3  2 k all_gathers and a reduce_scatter, each per micro-batch
+                                                           (2 k + 1) M (n−1) s
+         with gradients added up locally, once per step instead of M times
+    shard, replicas  under hybrid sharding: n is the shard group, and the sums above go over
+         ``shard``; then, once per step, an all_reduce of each s over ``replicas``
     all  one all_reduce of 2 float64 numbers: loss and gradient norm
 
 Source: Thakur, Rabenseifner, Gropp 2005 (verbs); Shoeybi et al. 2019, section 3 (tp);
@@ -22,20 +26,34 @@ Narayanan et al. 2021, section 3.2 (pp); Rajbhandari et al. 2020, section 7 (dp)
 """
 
 from ..config import Layout, ModelConfig, TrainConfig
-from .part import ITEMSIZE, Part, cut, parts, shard, units
+from .held import SHARDED_FROM
+from .part import ITEMSIZE, Part, cut, group, parts, shard, units
 
 AXES = ("tp", "pp", "dp")
 
 
+def axes(layout: Layout) -> tuple[str, ...]:
+    """The axes over which a layout sends."""
+    return (*AXES, "shard", "replicas") if layout.shard_group else AXES
+
+
 def wire(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[int]]:
     """{axis: bytes that each rank sends in a step}; a rank never sends to itself."""
-    elements = {"tp": _tp, "pp": _pp, "dp": _dp}
-    out: dict[str, list[int]] = {axis: [] for axis in AXES}
+    sharding = "shard" if layout.shard_group else "dp"
+    elements = {"tp": _tp, "pp": _pp, sharding: _dp, "replicas": _replicas}
+    # activations travel in the dtype that computes, parameters and gradients as they are stored
+    stored = ITEMSIZE[train.dtype]
+    size = {"tp": max(4, stored), "pp": max(4, stored)}
+    out: dict[str, list[int]] = {axis: [] for axis in axes(layout)}
     for p in parts(c, layout):
-        for axis in AXES:
-            n = getattr(layout, axis)
-            sent = elements[axis](c, train, layout, p) * ITEMSIZE[train.dtype] if n > 1 else 0
-            out[axis].append(sent + 8 * all_reduce(2, n, getattr(p, axis)))
+        for axis in out:
+            sent = elements[axis](c, train, layout, p) if axis in elements else 0
+            sent *= size.get(axis, stored)
+            if axis in AXES:
+                sent += 8 * all_reduce(2, getattr(layout, axis), getattr(p, axis))
+            if axis == "pp":
+                sent += stored * _tied(c, layout, p)
+            out[axis].append(sent)
     return out
 
 
@@ -52,18 +70,37 @@ def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
 
 def _pp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     R = layout.rows(train.global_batch) * c.T
-    sent = layout.microbatches * R * c.D * ((not p.first) + (not p.last))
-    if c.tied and (p.first or p.last):
-        table = shard(p.V * c.D, layout.dp)
-        sent += all_reduce(table if layout.zero else table * layout.dp, 2, 0 if p.first else 1)
-    return sent
+    return layout.microbatches * R * c.D * ((not p.first) + (not p.last))
+
+
+def _tied(c: ModelConfig, layout: Layout, p: Part) -> int:
+    if not c.tied or layout.pp == 1 or not (p.first or p.last):
+        return 0
+    table = shard(p.V * c.D, group(layout))
+    whole = table if layout.zero else table * group(layout)
+    return all_reduce(whole, 2, 0 if p.first else 1)
+
+
+def vectors(zero: int, M: int = 1, reduce_each: str = "microbatch", users: int = 1) -> int:
+    """Vectors of the model's size that the dp ranks exchange in a step: each costs (n−1)/n Ψ.
+
+    One micro-batch: 2, 2, 2, 3 for stages 0 to 3 (Rajbhandari et al. 2020, section 7).
+    """
+    sums = M if zero >= SHARDED_FROM["grads"] and reduce_each == "microbatch" else 1
+    gathers = 2 * users * M if zero >= SHARDED_FROM["params"] else 1
+    return sums + gathers
 
 
 def _dp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
-    n, M = layout.dp, layout.microbatches
-    sent = 0
-    for unit in units(c, layout, p):
-        k = len(unit.users)
-        messages = {0: 2, 1: 2, 2: k * M + 1, 3: 3 * k * M}[layout.zero]
-        sent += messages * (n - 1) * shard(unit.elements, n)
-    return sent
+    n, M = group(layout), layout.microbatches
+    return sum(
+        vectors(layout.zero, M, layout.reduce_each, len(u.users)) * (n - 1) * shard(u.elements, n)
+        for u in units(c, train, layout, p)
+    )
+
+
+def _replicas(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
+    n, copies = group(layout), layout.dp // group(layout)
+    return sum(
+        all_reduce(shard(u.elements, n), copies, p.dp // n) for u in units(c, train, layout, p)
+    )

@@ -1,9 +1,9 @@
-"""A layer as one flat vector, cut into n equal shards (padded with zeros where it must be).
+"""A bucket of layers as one flat vector, cut into n equal shards (padded where it must be).
 
 Source: Rajbhandari et al. 2020, section 5; flat parameter groups: Zhao et al. 2023, section 3.2.1
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import prod
 
 from ..backend import xp
@@ -12,9 +12,9 @@ from ..backend import xp
 class Partition:
     """Where each named array lies in the vector, and where the shards are."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], n: int):
+    def __init__(self, shapes: dict[Hashable, tuple[int, ...]], n: int):
         self.shapes, self.n = shapes, n
-        self.at: dict[str, slice] = {}
+        self.at: dict[Hashable, slice] = {}
         start = 0
         for name, shape in shapes.items():
             self.at[name] = slice(start, start + prod(shape))
@@ -38,7 +38,7 @@ class Partition:
         """Shard ``rank``, as a view."""
         return flat[rank * self.shard : (rank + 1) * self.shard]
 
-    def spans(self, start: int, stop: int, wanted: Callable[[str], bool]) -> list[slice]:
+    def spans(self, start: int, stop: int, wanted: Callable[[Hashable], bool]) -> list[slice]:
         """The parts of flat[start:stop] that belong to wanted names, counted from ``start``;
         neighbours are joined."""
         out: list[slice] = []
@@ -50,3 +50,20 @@ class Partition:
                 a = out.pop().start
             out.append(slice(a, b))
         return out
+
+
+def buckets(units: Iterable[tuple[str, dict]], limit: int) -> Iterator[dict[str, dict]]:
+    """Consecutive units, joined while together they have at most ``limit`` elements; 0: each alone.
+
+    Units come one by one, so that no rank need hold the whole model at the start.  A table that
+    two layers share stays alone: both ends of the model ask for it, at different times.
+    """
+    joined: dict[str, dict] = {}
+    for unit, p in units:
+        size = sum(a.size for q in (*joined.values(), p) for a in q.values())
+        if joined and (size > limit or "vocab" in (unit, *joined)):
+            yield joined
+            joined = {}
+        joined[unit] = p
+    if joined:
+        yield joined

@@ -1,0 +1,48 @@
+"""The gradient norm of the whole job, from what each rank holds: every number counted once.
+
+Each rank adds up its shard, under every stage, so that every stage adds alike to the last bit.
+What several ranks hold (copies over tp, across shard groups, or at both ends of the pipeline) is
+counted on the first of them.
+
+Source: Pascanu, Mikolov, Bengio 2013, algorithm 1 (the norm is that of all parameters together)
+"""
+
+from math import sqrt
+
+import numpy as np
+
+from ..backend import xp
+from ..tensor_parallel.split import is_split
+from .store import Store
+
+
+def totals(store: Store, loss: float) -> tuple[float, float]:
+    """Loss and gradient norm, the same on every rank, from every rank's share of both.
+
+    Communicates:  one message of two numbers per axis
+    """
+    mesh = store.mesh
+    share = loss if mesh.tp.rank == 0 else 0.0
+    both = xp.asarray(np.array([share, square_sum(store)]))
+    for axis in (mesh.tp, mesh.pp, mesh.dp):
+        both = axis.all_reduce(both, what="loss and norm")
+    return float(both[0]), sqrt(float(both[1]))
+
+
+def square_sum(store: Store) -> float:
+    """This rank's share of Σ g²."""
+    mesh, total = store.mesh, 0.0
+    if mesh.replicas and mesh.replicas.rank > 0:
+        return total
+    for bucket, part in store.partitions.items():
+        if bucket == "vocab" and mesh.pp.rank > 0:
+            continue
+        g = store.grads[bucket]
+        g = g if store.sharded("grads") else part.own(g, store.shard.rank)
+        start = store.shard.rank * part.shard
+        for span in part.spans(
+            start, start + part.shard, lambda key: is_split(key[1]) or mesh.tp.rank == 0
+        ):
+            wide = g[span].astype(store.train.compute_dtype, copy=False)
+            total += float(xp.vdot(wide, wide))
+    return total / store.loss_scale.scale**2

@@ -1,0 +1,62 @@
+"""One optimizer step on the part of each vector that this rank updates.
+
+State, per bucket: Adam's moments, and a float32 master copy where parameters are kept in half.
+The update is elementwise, so that any cut of the vectors gives the same bits; it walks in chunks
+that stay in the cache, so that its temporaries are small.
+
+Source: Rajbhandari et al. 2020, section 5.1
+"""
+
+from ..config import TrainConfig
+from ..serial.adamw import adamw_update, learning_rate, sgd_update
+from ..serial.parameters import decayed
+from .offload import Placement
+from .partition import Partition
+
+CHUNK = 1 << 15  # elements
+
+
+class Optimizer:
+    """``state``: {"master" | "m" | "v": {bucket: vector}}, whatever the training needs."""
+
+    def __init__(self, train: TrainConfig, placement: Placement):
+        self.train, self.place = train, placement
+        kinds = (["master"] if train.is_half else []) + ["m", "v"] * (train.optimizer == "adamw")
+        self.state: dict[str, dict] = {kind: {} for kind in kinds}
+
+    def add(self, bucket: str, part) -> None:
+        """Begin the state of a bucket; ``part`` holds the first values of what is updated here."""
+        for kind, held in self.state.items():
+            held[bucket] = self.place.zeros(len(part), part.dtype)
+            if kind == "master":
+                self.place.write(held[bucket], part)
+
+    def update(
+        self, bucket: str, partition: Partition, start: int, w, g, scale: float, step: int
+    ) -> None:
+        """w ← the optimizer's answer to the gradient ``scale`` · g.  ``w`` and ``g`` are
+        flat[start:...] of the bucket; which names decay is read from its partition."""
+        c, lr = self.train, learning_rate(step, self.train)
+        for decays in (True, False):
+            decay = c.weight_decay if decays else 0.0
+            for span in partition.spans(
+                start, start + len(w), lambda n, d=decays: is_decayed(n) == d
+            ):
+                for a in range(span.start, span.stop, CHUNK):
+                    s = slice(a, min(a + CHUNK, span.stop))
+                    with self.place.here(
+                        {k: held[bucket][s] for k, held in self.state.items()}
+                    ) as at:
+                        grad = g[s].astype(c.compute_dtype) * scale
+                        value = at.get("master", w[s])
+                        if c.optimizer == "sgd":
+                            sgd_update(value, grad, lr, decay)
+                        else:
+                            adamw_update(value, grad, at["m"], at["v"], step, lr, decay, c)
+                        if "master" in at:
+                            w[s] = value
+
+
+def is_decayed(key) -> bool:
+    """Of a name in a bucket: (unit, name)."""
+    return decayed(key[1])
