@@ -149,7 +149,7 @@ def test_any_placement_runs_with_hand_overs_in_place_and_backward_in_halves(comm
     mine = [c for c, stage in enumerate(schedule.placement) if stage == comm.rank]
     units = [u for c in mine for u in units_of_chunk(model.L, 4, c, tied=False)]
     params = initial_params(model, TRAIN)
-    store = Store({u: params[u] for u in units}, 0, mesh, TRAIN, tied=False)
+    store = Store(((u, params[u]) for u in units), 0, mesh, TRAIN, tied=False)
     chunks = {c: Chunk(layers_of_chunk(model.L, 4, c), LAYERS, store) for c in mine}
     shape = (TRAIN.global_batch // M, model.T, model.D)
     executor = Executor(chunks, loss_functions(mesh.tp, model.V), mesh.pp, shape, "float64")
