@@ -120,13 +120,13 @@ def test_one_byte_on_one_rank_is_enough_to_fail(result, kind, part):
 
 def test_the_sentences_say_what_the_table_shows(result):
     """Other numbers, other sentences: the names and figures are looked up."""
-    assert "12 layouts compute" in sentences(result)[0]
+    assert sentences(result)[0].startswith("Equal: 12 layouts, ")
     tp = row(result, "tp=4")
     tp["tokens_per_second"], tp["gradient_error"] = 1e6, 7e-13
     tp["wire_bytes"] = {"tp": [0] * 4, "pp": [0] * 4, "dp": [123_000_000] * 4}
     tp["held_bytes"] = {kind: [25] * 4 for kind in tp["held_bytes"]}
     equal, held, time = sentences(result)
-    assert re.search(r"to 7e-13 \(worst: \S+, tp=4\)", equal)
+    assert re.search(r"within 7e-13 of serial's \(worst: \S+, tp=4\)", equal)
     assert "tp=4 holds" in held and "tp=4 sends most" in held
     assert time.startswith("Time: tp=4 trains fastest, 1,000,000 tokens/s")
 
@@ -150,6 +150,13 @@ def test_the_longest_names_fit_in_the_table(result):
     text = shown(result)
     assert "tp=2 pp=2 dp=2 1f1b zero=3" in text and "988" in text and "987,654" in text
     assert all(len(line) <= 100 and "…" not in line for line in text.splitlines())
+
+
+def test_a_narrow_terminal_breaks_lines_and_cuts_nothing_off(result):
+    """Every figure is there at 60 columns as well."""
+    wide, narrow = shown(result), shown(result, width=60)
+    assert "…" not in narrow
+    assert re.findall(r"[\d.,]+", wide) == re.findall(r"[\d.,]+", narrow)
 
 
 def test_amounts_have_two_or_three_digits():

@@ -1,6 +1,7 @@
 """Every layout beside serial: equal, and what each holds, sends and waits for."""
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..compare.show import drawn, show_result
 from ..compare.verdict import failures
 from ..config import ModelConfig, TrainConfig
 from ..errors import ConfigError, LayoutError
+from ..report.terminal import terminal
 from . import flags
 
 EXAMPLES = """examples:
@@ -34,7 +36,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "M": {"L": 6, "D": 512, "H": 8, "T": 256},
 }
 QUICK = {"steps": 6}
-WIDTH = 100  # columns where the output is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,9 +84,7 @@ def main(args: argparse.Namespace) -> int:
     world = MPI.COMM_WORLD
     corpus, task = _task(args, world)
     _check_folder(args.out, world)
-    console = Console(stderr=args.json) if world.rank == 0 else Console(quiet=True)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
+    console = terminal(world.rank, stderr=args.json)
     with _progress(console, world, task) as show:
         found = compare(world, task, show)
     code = 0
@@ -136,7 +135,7 @@ def _check_folder(folder: Path, world: Any) -> None:
     if world.rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "compare.json.new").touch()
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as e:
             problem = (e.strerror or str(e)).lower()
     if problem := world.bcast(problem):

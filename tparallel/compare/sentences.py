@@ -29,11 +29,10 @@ def _equality(result: dict) -> str:
     row = max(rows, key=lambda row: row["gradient_error"])
     curve = max(row["loss_curve_error"] for row in rows)
     return (
-        f"Equal: {_count(rows)} compute what serial computes; one float64 step agrees in loss and "
-        f"every gradient to {row['gradient_error']:.0e} (worst: {row['worst_gradient']}, "
-        f"{row['name']}), and {steps} {result['run']['dtype']} steps take the loss from "
-        f"{row['loss'][0]:.2f} to {row['loss'][-1]:.2f}, never further than {curve:.0e} from "
-        "serial's."
+        f"Equal: {_count(rows)}, the loss and every gradient of one float64 step within "
+        f"{row['gradient_error']:.0e} of serial's (worst: {row['worst_gradient']}, {row['name']}); "
+        f"{steps} {result['run']['dtype']} steps take the loss from {row['loss'][0]:.2f} to "
+        f"{row['loss'][-1]:.2f}, never further than {curve:.0e} from serial's."
     )
 
 
@@ -60,7 +59,8 @@ def _bytes(result: dict) -> str:
 def _time(result: dict) -> str:
     rows, run = result["rows"], result["run"]
     fast, slow = (f(rows, key=lambda row: row["tokens_per_second"]) for f in (max, min))
-    text = f"Time: {fast['name']} trains fastest, {fast['tokens_per_second']:,.0f} tokens/s"
+    rank = " fastest," if slow is not fast else ""
+    text = f"Time: {fast['name']} trains{rank} {fast['tokens_per_second']:,.0f} tokens/s"
     one = next((row for row in rows if row["name"] == "serial"), None)
     if one and one is not fast:
         text += f", {fast['tokens_per_second'] / one['tokens_per_second']:.2f} times serial"

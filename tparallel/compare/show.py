@@ -4,14 +4,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..report.terminal import show_wide
 from .sentences import sentences
 from .table import notes, table
 from .verdict import failures
 
 
 def show_result(result: dict, written: list[Path], console: Console) -> None:
-    for part in (headline(result), "", table(result), "", notes(result), ""):
-        console.print(part, highlight=False)
+    console.print(headline(result) + "\n", highlight=False)
+    show_wide(console, table(result))
+    console.print("\n" + notes(result) + "\n", highlight=False)
     for text in sentences(result):
         console.print(text + "\n", highlight=False)
     if written:
