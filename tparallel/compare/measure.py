@@ -14,7 +14,6 @@ from ..backend import synchronize
 from ..config import Layout, ModelConfig, TrainConfig
 from ..predict.wire import axes
 from ..train import Trainer
-from ..zero.norm import totals
 from .asleep import meet
 from .memory import Watch, nbytes
 
@@ -68,7 +67,7 @@ def _first_step(trainer: Trainer, rows: tuple, own: Own) -> None:
     """``Trainer.step``, with somebody who looks at the memory; its time is not counted."""
     with Watch(trainer.store) as watch:
         tokens, targets = rows
-        loss, norm = totals(trainer.store, trainer.forward_backward(tokens, targets, watch))
+        loss, norm = trainer.store.totals(trainer.forward_backward(tokens, targets, watch))
     trainer.store.update(0, norm)
     own.losses.append(loss)
     store = trainer.store

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ..config import Layout, ModelConfig, TrainConfig, replace
 from ..serial.train import grad_norm, initial_params, loss_and_grads
 from ..train import Trainer
-from ..zero.norm import totals
 from .equality import relative_error, worst_error
 
 BOUND = 1e-12  # gradients agree to some 1e-15: a wrong term is never this small
@@ -50,7 +49,7 @@ def prove(
 ) -> Proof | None:
     """The layout's errors, on rank 0 (None elsewhere); ``truth`` is needed there only."""
     trainer = Trainer(model, settings(train), layout, comm)
-    loss, norm = totals(trainer.store, trainer.forward_backward(*batch))
+    loss, norm = trainer.store.totals(trainer.forward_backward(*batch))
     grads = trainer.grads()
     trainer.close()
     if grads is None or truth is None:

@@ -13,10 +13,9 @@ import numpy as np
 
 from ..backend import xp
 from ..tensor_parallel.split import is_split
-from .store import Store
 
 
-def totals(store: Store, loss: float) -> tuple[float, float]:
+def totals(store, loss: float) -> tuple[float, float]:
     """Loss and gradient norm, the same on every rank, from every rank's share of both.
 
     Communicates:  one message of two numbers per axis
@@ -29,7 +28,7 @@ def totals(store: Store, loss: float) -> tuple[float, float]:
     return float(both[0]), sqrt(float(both[1]))
 
 
-def square_sum(store: Store) -> float:
+def square_sum(store) -> float:
     """This rank's share of Σ g²."""
     mesh, total = store.mesh, 0.0
     if mesh.replicas and mesh.replicas.rank > 0:

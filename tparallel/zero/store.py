@@ -21,6 +21,7 @@ from ..config import TrainConfig
 from ..serial.adamw import clip_factor
 from ..serial.parameters import stored_in
 from .flight import InFlight
+from .norm import totals
 from .offload import placement
 from .optimizer import Optimizer
 from .partition import Partition, buckets
@@ -181,6 +182,10 @@ class Store:
             for axis in filter(None, (self.mesh.replicas, shared)):
                 part = self._updated(g, "grads", b)
                 axis.all_reduce(part, what=f"{b} grads", out=part)
+
+    def totals(self, loss: float) -> tuple[float, float]:
+        """Loss and gradient norm of the whole job, from every rank's share of both."""
+        return totals(self, loss)
 
     def update(self, step: int, norm: float) -> None:
         """One optimizer step on what this rank updates; then everybody gets the new parameters."""
