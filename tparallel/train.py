@@ -12,6 +12,7 @@ from .pipeline_parallel.stage import Chunk, layers_of_chunk, units_of_chunk
 from .serial.parameters import initial
 from .tensor_parallel.model import layer_functions, loss_functions
 from .tensor_parallel.split import shard, unshard
+from .zero.norm import totals
 from .zero.precision import scaled
 from .zero.store import Store
 
@@ -60,7 +61,7 @@ class Trainer:
         """One update from the global batch (G, T); returns its loss (nats per token) and the
         gradient norm before clipping, the same on every rank."""
         loss = self.forward_backward(tokens, targets)
-        loss, norm = self.store.totals(loss)
+        loss, norm = totals(self.store, loss)
         self.store.update(step, norm)
         return loss, norm
 
@@ -77,7 +78,7 @@ class Trainer:
         schedule = forward_only(self.layout.pp, self.layout.microbatches)
         mine = self._mine(tokens), self._mine(targets)
         loss, _ = self.executor.run(schedule, *mine, tokens.size)
-        return self.store.totals(loss)[0]
+        return totals(self.store, loss)[0]
 
     def _mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""
