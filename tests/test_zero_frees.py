@@ -1,5 +1,4 @@
-"""ZeRO-3 lets go of what it gathers: watched while it runs.  The allocator's word on the same is
-in test_zero_memory.py."""
+"""ZeRO-3 gathers one layer at a time and lets it go: watched while it runs."""
 
 import weakref
 
@@ -10,18 +9,16 @@ from tparallel.config import Layout, replace
 from tparallel.train import Trainer
 from tparallel.zero.store import Store
 
-ALONE = Layout(dp=2, zero=3, overlap=False)
-
 
 def gathered_at_once(trainer, model):
     """How many gathered vectors are alive, at most: (right after a gather, after a computation,
     at the end of the step)."""
     alive: list[weakref.ref] = []
     during, after = [], []
-    room = trainer.store.room
+    all_gather = trainer.store.dp.all_gather
 
-    def watched(bucket):
-        whole = room(bucket)
+    def watched(x, *, what, out=None):
+        whole = all_gather(x, what=what, out=out)
         alive.append(weakref.ref(whole))
         during.append(count())
         return whole
@@ -29,7 +26,7 @@ def gathered_at_once(trainer, model):
     def count():
         return sum(reference() is not None for reference in alive)
 
-    trainer.store.room = watched
+    trainer.store.dp.all_gather = watched
     trainer.forward_backward(*batch(model, TRAIN), after=lambda _: after.append(count()))
     assert len(during) == 2 * (2 + model.L) * trainer.layout.microbatches + 4 * model.tied
     return max(during), max(after), count()
@@ -40,11 +37,11 @@ def kept_by(name):
     kept = []
 
     class Keeps(Store):
-        def room(self, bucket):
-            whole = super().room(bucket)
-            if bucket == name:
-                kept.append(whole)
-            return whole
+        def gather(self, layer):
+            p = super().gather(layer)
+            if layer == name:
+                kept.append(p)
+            return p
 
     return Keeps
 
@@ -52,26 +49,22 @@ def kept_by(name):
 @mpi(2)
 def test_stage_3_holds_one_gathered_layer_and_none_between_computations(comm):
     """In forward and in backward, with several micro-batches in flight; with a tied table the
-    ends hold it beside their own vector.  With overlap: the next layer's as well."""
-    tied = replace(MODEL, tied=True)
-    for model, layout, most in (
-        (MODEL, ALONE, 1),
-        (MODEL, replace(ALONE, microbatches=2), 1),
-        (tied, ALONE, 2),
-        (MODEL, replace(ALONE, overlap=True), 2),
-        (MODEL, replace(ALONE, overlap=True, microbatches=2), 2),
-        (tied, replace(ALONE, overlap=True), 3),
-    ):
-        trainer = Trainer(model, TRAIN, layout, comm)
-        assert gathered_at_once(trainer, model) == (most, 0, 0), layout.name
+    ends hold it beside their own vector."""
+    for layout in (Layout(dp=2, zero=3, microbatches=2), Layout(dp=2, zero=3)):
+        trainer = Trainer(MODEL, TRAIN, layout, comm)
+        assert gathered_at_once(trainer, MODEL) == (1, 0, 0)
         trainer.close()
+    tied = replace(MODEL, tied=True)
+    trainer = Trainer(tied, TRAIN, Layout(dp=2, zero=3), comm)
+    assert gathered_at_once(trainer, tied) == (2, 0, 0)
+    trainer.close()
 
 
 @mpi(2)
 def test_a_store_that_keeps_a_gathered_layer_is_found(comm):
     """The same count, and it is not (1, 0, 0)."""
     for layer in ("embed", "block.2", "head"):
-        trainer = Trainer(MODEL, TRAIN, ALONE, comm)
+        trainer = Trainer(MODEL, TRAIN, Layout(dp=2, zero=3), comm)
         trainer.store.__class__ = kept_by(layer)
         during, after, end = gathered_at_once(trainer, MODEL)
         assert during > 1 and after > 0 and end == 2  # once from forward, once from backward
