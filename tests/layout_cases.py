@@ -10,7 +10,9 @@ from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
 from tparallel.serial.train import grad_norm, initial_params, loss_and_grads, train_step, zeros_like
+from tparallel.tensor_parallel.split import is_split
 from tparallel.train import Trainer
+from tparallel.zero.norm import totals
 
 # 23 is a prime: no tp divides the vocabulary, and no dp divides a layer's flat vector evenly.
 MODEL = ModelConfig(L=4, D=12, H=4, T=6, V=23, F=20)
@@ -41,13 +43,13 @@ class Run(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Of a layout against serial, and the name of the worst tensor."""
+    """Of a layout against serial; of trees, with the name of the worst tensor."""
 
     loss: float
     norm: float
-    grads: tuple
-    params: tuple
-    moments: tuple
+    grads: tuple[float, str]
+    params: tuple[float, str]
+    moments: tuple[float, str]
     held_out: float
 
 
@@ -78,17 +80,31 @@ def parallel(model: ModelConfig, train: TrainConfig, layout: Layout, comm) -> Ru
     trainer = Trainer(model, train, layout, comm)
     share = trainer.forward_backward(*batch(model, train))
     grads = trainer.grads()
-    steps = [trainer.store.totals(share)]
+    steps = [totals(trainer.store, share)]
     trainer.store.update(0, steps[0][1])
     steps += [trainer.step(k, *batch(model, train, k)) for k in range(1, train.steps)]
     params, moments = trainer.params(), trainer.moments()
     held_out = trainer.evaluate(*batch(model, train, 99))
-    trainer.close()
     assert len(set(comm.allgather((held_out, *steps)))) == 1  # every rank knows the same numbers
+    assert_copies_agree(trainer)
+    trainer.close()
     if comm.rank > 0:
         return None
     losses, norms = map(list, zip(*steps))
     return Run(losses, norms, grads, params, moments, held_out)
+
+
+def assert_copies_agree(trainer: Trainer) -> None:
+    """What several ranks hold, over dp, over tp or at both ends of the pipeline, is the same."""
+    mine = {
+        (unit, name, trainer.mesh.coords.tp if is_split(name) else 0): a.tobytes()
+        for unit, p in trainer.store.whole("params", trainer.store.params).items()
+        for name, a in p.items()
+    }
+    copies: dict = {}
+    for held in trainer.mesh.comm.allgather(mine):
+        for key, bits in held.items():
+            assert copies.setdefault(key, bits) == bits, f"{key}: copies differ"
 
 
 def errors(model: ModelConfig, train: TrainConfig, layout: Layout, comm) -> Errors:

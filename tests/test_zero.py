@@ -91,15 +91,16 @@ def test_each_rank_keeps_the_tables_bytes_and_no_more(comm):
 
 @mpi(4)
 def test_each_step_sends_the_tables_multiple_of_psi(comm):
-    """Per rank (n−1)/n Ψ times 2, 2, M + 1, 3 M, to the byte; a tied table is used twice."""
+    """Per rank (n−1)/n Ψ times 2, 2, M + 1, 3 M, to the byte; stage 3 gathers a tied table for
+    each of its two uses."""
     for group in groups(comm, 2, 3):
         for model, M, zero in product((MODEL, TIED), (1, 4), STAGES):
             n, layout = group.size, Layout(dp=group.size, zero=zero, microbatches=M)
-            once, twice = {0: (2, 2), 1: (2, 2), 2: (M + 1, 2 * M + 1), 3: (3 * M, 6 * M)}[zero]
+            factor = {0: 2, 1: 2, 2: M + 1, 3: 3 * M}[zero]
             trainer = Trainer(model, BATCH24, layout, group)
             trainer.step(0, *batch(model, BATCH24))
             want = sum(
-                (n - 1) * size * F8 * (twice if unit == "vocab" else once)
+                (n - 1) * size * F8 * (factor + 2 * M * (zero == 3 and unit == "vocab"))
                 for unit, size in shard_sizes(model, n).items()
             )
             piece = pieces(2, n)[group.rank]  # of the two numbers of the loss and the norm

@@ -1,6 +1,7 @@
 """ZeRO-3 gathers one layer at a time and lets it go: watched while it runs."""
 
 import weakref
+from itertools import product
 
 from layout_cases import MODEL, TRAIN, batch
 from mpitest import mpi
@@ -11,14 +12,14 @@ from tparallel.zero.store import Store
 
 
 def gathered_at_once(trainer, model):
-    """How many gathered vectors are alive, at most: (right after a gather, after a computation,
-    at the end of the step)."""
+    """How many gathered vectors are alive, at most: (right after a gather begins, after a
+    computation, at the end of the step)."""
     alive: list[weakref.ref] = []
     during, after = [], []
-    all_gather = trainer.store.dp.all_gather
+    room = trainer.store.room
 
-    def watched(x, *, what, out=None):
-        whole = all_gather(x, what=what, out=out)
+    def watched(bucket):
+        whole = room(bucket)
         alive.append(weakref.ref(whole))
         during.append(count())
         return whole
@@ -26,9 +27,9 @@ def gathered_at_once(trainer, model):
     def count():
         return sum(reference() is not None for reference in alive)
 
-    trainer.store.dp.all_gather = watched
+    trainer.store.room = watched
     trainer.forward_backward(*batch(model, TRAIN), after=lambda _: after.append(count()))
-    assert len(during) == 2 * (2 + model.L) * trainer.layout.microbatches + 4 * model.tied
+    assert len(during) == trainer.layout.microbatches * (2 * (2 + model.L) + 4 * model.tied)
     return max(during), max(after), count()
 
 
@@ -37,37 +38,36 @@ def kept_by(name):
     kept = []
 
     class Keeps(Store):
-        def gather(self, layer):
-            p = super().gather(layer)
-            if layer == name:
-                kept.append(p)
-            return p
+        def gathered(self, layers):
+            for layer, p in super().gathered(layers):
+                if layer == name:
+                    kept.append(p)
+                yield layer, p
+                del p
 
     return Keeps
 
 
 @mpi(2)
 def test_stage_3_holds_one_gathered_layer_and_none_between_computations(comm):
-    """In forward and in backward, with several micro-batches in flight; with a tied table the
-    ends hold it beside their own vector."""
-    for layout in (Layout(dp=2, zero=3, microbatches=2), Layout(dp=2, zero=3)):
-        trainer = Trainer(MODEL, TRAIN, layout, comm)
-        assert gathered_at_once(trainer, MODEL) == (1, 0, 0)
-        trainer.close()
+    """In forward and in backward, with several micro-batches in flight; one more while the next
+    layer's travel ahead, and one more where a layer shares the tied table."""
     tied = replace(MODEL, tied=True)
-    trainer = Trainer(tied, TRAIN, Layout(dp=2, zero=3), comm)
-    assert gathered_at_once(trainer, tied) == (2, 0, 0)
-    trainer.close()
+    for M, overlap, model in product((1, 2), (False, True), (MODEL, tied)):
+        layout = Layout(dp=2, zero=3, microbatches=M, overlap=overlap)
+        trainer = Trainer(model, TRAIN, layout, comm)
+        assert gathered_at_once(trainer, model) == (1 + overlap + model.tied, 0, 0), layout.name
+        trainer.close()
 
 
 @mpi(2)
 def test_a_store_that_keeps_a_gathered_layer_is_found(comm):
-    """The same count, and it is not (1, 0, 0)."""
+    """The same count shows it: two are left at the end, from forward and from backward."""
     for layer in ("embed", "block.2", "head"):
-        trainer = Trainer(MODEL, TRAIN, Layout(dp=2, zero=3), comm)
+        trainer = Trainer(MODEL, TRAIN, Layout(dp=2, zero=3, overlap=False), comm)
         trainer.store.__class__ = kept_by(layer)
         during, after, end = gathered_at_once(trainer, MODEL)
-        assert during > 1 and after > 0 and end == 2  # once from forward, once from backward
+        assert during > 1 and after > 0 and end == 2
         trainer.close()
 
 

@@ -82,7 +82,10 @@ class Trainer:
 
     def _mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""
-        M, B = self.layout.microbatches, self.layout.rows(self.train.global_batch)
+        G, T = self.train.global_batch, self.model.T
+        if rows.shape != (G, T):
+            raise ValueError(f"a global batch is (G, T) = ({G}, {T}): this one is {rows.shape}.")
+        M, B = self.layout.microbatches, self.layout.rows(G)
         start = self.mesh.coords.dp * M * B
         return rows[start : start + M * B].reshape(M, B, -1)
 
