@@ -58,7 +58,6 @@ def mpi(*sizes: int, timeout: float = 30) -> Callable[[Callable], Callable]:
 
         @functools.wraps(function)
         def test(ranks: int, **arguments):
-            __tracebackhide__ = True
             _run(function, ranks, arguments, timeout)
 
         wanted = [p for name, p in signature.parameters.items() if name != "comm"]
@@ -104,7 +103,6 @@ def mpirun(ranks: int, *argv: str, timeout: float = 60, env: dict | None = None)
 
 def _run(function: Callable, ranks: int, arguments: dict, timeout: float) -> None:
     """pytest's side: start the job, watch the files, end the job, pass or fail."""
-    __tracebackhide__ = True
     script = [__file__, inspect.getfile(function), function.__name__, _encode(arguments)]
     with (
         tempfile.TemporaryDirectory(prefix="mpitest-") as name,
@@ -181,7 +179,6 @@ def _read(path: Path) -> str:
 
 def _encode(arguments: dict) -> str:
     """As text that :func:`_decode` reads back: literals, and paths."""
-    __tracebackhide__ = True
     paths = {name: str(value) for name, value in arguments.items() if isinstance(value, Path)}
     literals = {name: value for name, value in arguments.items() if name not in paths}
     for name, value in literals.items():
@@ -202,7 +199,7 @@ def _decode(text: str) -> dict:
 def _rank_main(file: str, name: str, arguments: str) -> None:
     """A rank's side: run the test, say how it went, and stay until pytest ends the job."""
     folder, rank = Path(os.environ[FOLDER]), launch.env_rank()
-    log = open(folder / f"{rank}.log", "w")  # noqa: SIM115: open for as long as the rank lives
+    log = open(folder / f"{rank}.log", "w")  # noqa: SIM115
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     faulthandler.enable(log)

@@ -1,16 +1,23 @@
 """Start ranks, refuse to run as N independent copies, and end a job as one."""
 
-from .guard import env_rank
+from .failure import at, guard_script, guarded, stopping
+from .guard import env_rank, refuse_singletons, started_copies
 from .installed import Mpi, installed
 from .start import Job, command, die_with_parent, limit_threads, run_ranks
 
 __all__ = [
     "Job",
     "Mpi",
+    "at",
     "command",
     "die_with_parent",
     "env_rank",
+    "guard_script",
+    "guarded",
     "installed",
     "limit_threads",
+    "refuse_singletons",
     "run_ranks",
+    "started_copies",
+    "stopping",
 ]

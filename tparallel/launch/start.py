@@ -1,5 +1,6 @@
 """Start ranks: the one place that knows how each MPI's ``mpiexec`` wants to be called."""
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -8,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import IO
 
 from .installed import installed
 
@@ -57,7 +59,7 @@ def command(
     return line, full
 
 
-def limit_threads(env) -> None:
+def limit_threads(env: MutableMapping[str, str]) -> None:
     """One BLAS thread per rank in ``env``, or as many as OMP_NUM_THREADS says."""
     threads = env.setdefault("OMP_NUM_THREADS", "1")
     for name in THREADS:
@@ -78,8 +80,8 @@ class Job:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        stdout=None,
-        stderr=None,
+        stdout: IO | int | None = None,
+        stderr: IO | int | None = None,
     ) -> None:
         token = secrets.token_hex(8)
         line, full = command(ranks, argv, {**(env or {}), JOB: token})
@@ -136,7 +138,7 @@ def run_ranks(ranks: int, argv: Sequence[str]) -> int:
     """
     asked: list[int] = []
 
-    def forward(number, frame) -> None:
+    def forward(number: int, frame: object) -> None:
         asked.append(number)
         if len(asked) == 1:
             job.signal_ranks(signal.SIGINT)
@@ -164,7 +166,7 @@ def _terminal() -> dict[str, str]:
     return {"COLUMNS": str(size.columns), "LINES": str(size.lines), "TTY_COMPATIBLE": "1"}
 
 
-def die_with_parent(number: int = signal.SIGTERM) -> None:
+def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process ``number`` when its parent dies (Linux)."""
     pr_set_pdeathsig = 1
     if prctl := getattr(_libc, "prctl", None):
@@ -175,7 +177,5 @@ _libc = ctypes.CDLL(None)
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

@@ -1,0 +1,232 @@
+"""A job ends as one: when a rank fails, all end, and the reason is read once.
+
+Without this, a Python error on one rank ends that rank only; the others wait for it for ever.
+"""
+
+import contextlib
+import faulthandler
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from ..errors import TParallelError
+from .guard import env_rank, refuse_singletons
+from .host import Host, sign_off
+from .installed import installed
+from .start import die_with_parent, limit_threads
+
+PATIENCE = 1.5  # seconds that a rank which cannot go on waits for the others to say the same
+NOISE = 0.2  # seconds for what was written to reach the terminal before the job ends
+INTERRUPTED = 128 + signal.SIGINT
+
+_place = ""
+
+
+def at(place: str) -> None:
+    """Say where this rank is, e.g. ``at("step 120")``: a failure names it."""
+    global _place
+    _place = place
+
+
+def guarded(main: Callable[[], int | None]) -> int:
+    """Run ``main`` as a rank of a job and return its exit code; for entry points only.
+
+    Communicates: one allgather before ``main``, one non-blocking barrier after it.
+
+    Errors, by what ``main`` raises:
+      TParallelError     the same on every rank: its text once, every rank returns 2
+      KeyboardInterrupt  (Ctrl-C, SIGTERM) one line, 130
+      anything else      (on any thread) one traceback, one line for each further rank that
+                         fails, and the whole job ends with exit code 1
+    """
+    try:
+        ranks = _join()
+    except TParallelError as e:
+        return _refused(e)
+    try:
+        code = main() or 0
+    except BaseException as e:
+        return ranks.ended(e)
+    return ranks.leave(code, "", float("inf"))
+
+
+def guard_script() -> None:
+    """Protect a script that has no ``main``, from this line to its end, as :func:`guarded` does."""
+    try:
+        ranks = _join()
+    except TParallelError as e:
+        sys.exit(_refused(e))
+
+    def hook(kind: type, error: BaseException, trace: object) -> None:
+        from mpi4py import MPI
+
+        code = ranks.ended(error)
+        MPI.Finalize()
+        os._exit(code)
+
+    sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Let a loop end between two steps: the first Ctrl-C or SIGTERM is noted, the second acts.
+
+    with launch.stopping() as asked:
+        for step in range(steps):
+            ...
+            if comm.allreduce(asked()):  # on all ranks after the same step
+                break
+    """
+    heard = []
+
+    def note(number: int, frame: object) -> None:
+        heard.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(heard)
+    finally:
+        restore()
+
+
+def _join() -> "_Ranks":
+    """Find the other ranks, or raise the TParallelError that says why there are none."""
+    limit_threads(os.environ)
+    faulthandler.enable()
+    die_with_parent(signal.SIGKILL)
+    mpi = installed()
+    refuse_singletons(mpi)
+    from mpi4py import MPI
+
+    refuse_singletons(mpi, MPI.COMM_WORLD.size)
+    return _Ranks(MPI.COMM_WORLD.Dup())
+
+
+def _refused(error: TParallelError) -> int:
+    """Copies that cannot talk to each other: the first one speaks, before any of them ends."""
+    if env_rank() == 0:
+        _write(f"{type(error).__name__}: {error}")
+    time.sleep(NOISE if env_rank() == 0 else 1)
+    return 2
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class _Ranks:
+    """What the ranks agree on before anything can go wrong, and how they end."""
+
+    def __init__(self, comm: Any) -> None:
+        name = socket.gethostname()
+        known = comm.allgather((name, secrets.token_hex(8)))
+        names = [n for n, _ in known]
+        self.comm, self.name = comm, name
+        self.one_host = len(set(names)) == 1
+        self.place_of_host = list(dict.fromkeys(names)).index(name)
+        here = [rank for rank, n in enumerate(names) if n == name]
+        self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal)
+        threading.excepthook = lambda args: self.fail(args.exc_value)
+        self.interrupted = self.failing = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def ended(self, error: BaseException | None) -> int:
+        """The exit code after ``error``; does not return if the job cannot end in order."""
+        if isinstance(error, TParallelError):
+            return self.leave(2, f"{type(error).__name__}: {error}", 3 * PATIENCE)
+        if isinstance(error, KeyboardInterrupt):
+            self.leave(INTERRUPTED, f"interrupted{_in_place()}", PATIENCE)
+            _end_with(INTERRUPTED)  # MPI_Finalize may wait for messages that were cut off
+        if isinstance(error, SystemExit):
+            text = error.code if isinstance(error.code, str) else ""
+            code = 1 if text else int(error.code or 0)
+            return self.leave(code, text, PATIENCE if code else float("inf"))
+        self.fail(error)
+
+    def leave(self, code: int, text: str, patience: float) -> int:
+        """End in agreement: what all ranks say is said once.  Without agreement, end the job."""
+        everybody = self.comm.Ibarrier()
+        end, pause = time.monotonic() + patience, 0.0002
+        while not everybody.Test():
+            if time.monotonic() > end:
+                if text and self.host.first():
+                    _write(f"{self._rank()}: {text}")
+                self._end(code)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        texts = self.comm.allgather(text)
+        if self.comm.rank == 0:
+            for said in filter(None, dict.fromkeys(texts)):
+                _write(said)
+        self.comm.Barrier()  # it has spoken before any rank ends
+        return code
+
+    def fail(self, error: BaseException | None) -> NoReturn:
+        """Say what happened, in full on the first rank that comes here, and end the whole job."""
+        self.failing = True
+        time.sleep(0.3 * min(self.place_of_host, 4))  # hosts that fail together: one speaks
+        if self.host.first():
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            _write(f"{self._rank()} failed{_in_place()}\n{trace}")
+            self._end(1)
+        _write(f"{self._rank()} failed{_in_place()}: {type(error).__name__}")
+        time.sleep(5)  # the first one ends this rank too
+        self._end(1)
+
+    def _rank(self) -> str:
+        return f"rank {self.comm.rank}/{self.comm.size} on {self.name}"
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.interrupted = True
+        if not self.failing:  # how a launcher ends the ranks of a job that failed is no news
+            raise KeyboardInterrupt
+
+    def _on_signal(self) -> None:
+        """The main thread may wait inside MPI, where no handler runs: then end from here."""
+
+        def end_if_unheard() -> None:
+            if not self.interrupted and signal.getsignal(signal.SIGINT) == self._interrupt:
+                if self.host.first():
+                    _write(f"interrupted{_in_place()}")
+                self._end(INTERRUPTED)
+
+        threading.Timer(PATIENCE, end_if_unheard).start()
+
+    def _end(self, code: int) -> NoReturn:
+        """End every rank now, from any thread; on one host the job's exit code is ``code``.
+
+        Abort alone would do, but most launchers then report another code, and print a page.
+        """
+        time.sleep(NOISE)
+        if "OMPI_COMM_WORLD_SIZE" not in os.environ:  # Open MPI's mpirun ends the others itself
+            self.host.end_others(code)
+        if not self.one_host:
+            threading.Timer(1, os._exit, (code,)).start()  # were Abort to wait for the main thread
+            self.comm.Abort(code)
+        os._exit(code)
+
+
+def _end_with(code: int) -> NoReturn:
+    """Another rank ends the job: follow it."""
+    sign_off()
+    os._exit(code)
+
+
+def _in_place() -> str:
+    return f" in {_place}" if _place else ""
