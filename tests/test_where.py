@@ -1,6 +1,7 @@
 """``tparallel where``: what it says about a rank is what that rank's store really holds."""
 
 import argparse
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,14 +10,15 @@ from mpitest import mpi
 from tparallel.commands import where as command
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.errors import ConfigError
-from tparallel.serial.parameters import shapes
 from tparallel.serial.train import initial_params, train_step, zeros_like
 from tparallel.train import Trainer
-from tparallel.where import find, names, overlap, stored_on, sums, unit_of, where
+from tparallel.where import find, names, overlap, sums, unit_of, where
 
 MODEL = ModelConfig(L=3, D=8, H=4, T=4, V=21, F=12)  # 21 is cut unevenly; shards need padding
 TIED = ModelConfig(L=3, D=8, H=4, T=4, V=21, F=12, tied=True)
 TRAIN = TrainConfig(global_batch=4, dtype="float64", init="random", clip=0.0, steps=1)
+
+AXIS = {"shard": "dp", "replicas": "dp"}  # the two factors of dp under hybrid sharding
 
 
 def batch(model: ModelConfig):
@@ -34,68 +36,53 @@ def serial(model: ModelConfig) -> dict:
     return {"params": before, "grads": grads, "m": m, "v": v}
 
 
-def stated(held, kind: str, whole: np.ndarray, wanted: slice | None = None):
-    """The numbers that ``held`` says this rank keeps, cut out of the whole tensor."""
-    kept = wanted or held.kept[kind]
-    start = held.vector.start
-    return whole[held.cut].reshape(-1)[kept.start - start : kept.stop - start]
-
-
-def stored(held, kind: str, flat: np.ndarray, size: int, wanted: slice | None = None):
-    """The same numbers, out of what the store keeps: a whole vector, or a shard of it."""
-    kept = wanted or held.kept[kind]
-    start = 0 if len(flat) >= size else held.shard.start
-    return flat[kept.start - start : kept.stop - start]
-
-
 def check_rank(comm, model: ModelConfig, layout: Layout) -> None:
     """Every parameter, gradient and moment of this rank against serial, by the stated ranges."""
     truth, trainer = serial(model), Trainer(model, TRAIN, layout, comm)
-    store, rank = trainer.store, comm.rank
-    before = {unit: flat.copy() for unit, flat in store.params.items()}
+    store = trainer.store
+    before = {bucket: flat.copy() for bucket, flat in store.params.items()}
     trainer.forward_backward(*batch(model))
-    grads = {unit: flat.copy() for unit, flat in store.grads.items()}
-    sent = {(key.axis, key.what) for key in trainer.mesh.ledger.totals}
+    grads = {bucket: flat.copy() for bucket, flat in store.grads.items()}
+    sent = {(AXIS.get(key.axis, key.axis), key.what) for key in trainer.mesh.ledger.totals}
     store.update(0, 0.0)
     m, v = store.moments
-    assert set(stored_on(trainer.mesh.coords.pp, model, layout)) == set(store.params)
-    for unit, p in shapes(model).items():
-        counts = dict.fromkeys(("params", "grads", "optimizer"), 0)
-        for name in p:
-            mine = [h for h in where(f"{unit}.{name}", model, layout) if h.rank == rank]
-            assert len(mine) == (unit in store.params)
-            for h in mine:
-                size = store.partitions[unit].size
-                summed = overlap(h.vector, h.shard) if layout.zero == 1 else None
-                for kind, flat, whole, wanted in (
-                    ("params", before[unit], truth["params"], None),
-                    ("grads", grads[unit], truth["grads"], summed),
-                    ("optimizer", m[unit], truth["m"], None),
-                    ("optimizer", v[unit], truth["v"], None),
-                ):
-                    said = stated(h, kind, whole[unit][name], wanted)
-                    held = stored(h, kind, flat, size, wanted)
-                    error = np.abs(held - said).max(initial=0)
-                    assert held.shape == said.shape and error <= 1e-12, (kind, unit, name, error)
-                for kind in counts:
-                    counts[kind] += h.kept[kind].stop - h.kept[kind].start
-                said = {s.axis for s in sums(f"{unit}.{name}", model, layout) if s.groups}
-                assert said == {axis for axis, what in sent if what == f"{unit} grads"}
-        if unit in store.params:
-            check_counts(counts, store, unit, trainer.mesh.coords.dp)
+    counts: Counter = Counter()
+    for name in names(model):
+        unit, own = unit_of(name, model), name.removeprefix(unit_of(name, model) + ".")
+        mine = [h for h in where(name, model, TRAIN, layout) if h.rank == comm.rank]
+        assert len(mine) == (unit in store.bucket_of)
+        for held in mine:
+            bucket = store.bucket_of[unit]
+            for kind, vectors, whole in (
+                ("params", before, truth["params"]),
+                ("grads", grads, truth["grads"]),
+                ("optimizer", m, truth["m"]),
+                ("optimizer", v, truth["v"]),
+            ):
+                kept = held.kept[kind]
+                counts[kind, bucket] += kept.stop - kept.start
+                if kind == "grads" and layout.zero == 1:
+                    kept = overlap(held.vector, held.shard)  # the rest is summed elsewhere
+                compare(held, kept, vectors[bucket], whole[unit][own], (kind, name))
+            said = {s.axis for s in sums(name, model, layout) if s.groups}
+            assert said == {axis for axis, what in sent if what == f"{bucket} grads"}
+    stored = {("params", b): flat for b, flat in before.items()}
+    stored |= {("grads", b): flat for b, flat in grads.items()}
+    stored |= {("optimizer", b): [*m[b], *v[b]] for b in before}
+    padding = {b: store.partitions[b].padded - store.partitions[b].size for b in before}
+    for (kind, b), flat in stored.items():
+        assert 0 <= len(flat) - counts[kind, b] <= (2 if kind == "optimizer" else 1) * padding[b]
     trainer.close()
 
 
-def check_counts(counts: dict, store, unit: str, dp: int) -> None:
-    """The stated ranges leave nothing out: together they are all that is stored, but padding."""
-    part = store.partitions[unit]
-    padding = len(range(part.size, part.padded))
-    vectors = {"params": store.params, "grads": store.grads, "optimizer": store.moments[0]}
-    for kind, held in vectors.items():
-        whole = len(held[unit]) == part.padded
-        last = (dp + 1) * part.shard
-        unused = padding if whole else min(part.shard, max(0, last - part.size))
-        assert counts[kind] == len(held[unit]) - unused, (kind, unit)
+def compare(held, kept: slice, flat: np.ndarray, whole: np.ndarray, what: tuple) -> None:
+    """The range ``kept`` of what is stored, against the same numbers cut out of the whole."""
+    start = held.vector.start
+    said = whole[held.cut].reshape(-1)[kept.start - start : kept.stop - start]
+    begin = held.shard.start if len(flat) == held.shard.stop - held.shard.start else 0
+    found = flat[kept.start - begin : kept.stop - begin]
+    error = np.abs(found - said).max(initial=0)
+    assert found.shape == said.shape and error <= 1e-12, (what, error)
 
 
 @mpi(8)
@@ -115,6 +102,17 @@ def test_pairs_of_axes_hold_what_where_says(comm):
         check_rank(comm, TIED, Layout(dp=4, zero=zero))
         check_rank(comm, MODEL, Layout(tp=2, dp=2, zero=zero))
     check_rank(comm, TIED, Layout(pp=2, dp=2, zero=2, schedule="gpipe", microbatches=2))
+
+
+@mpi(4)
+def test_buckets_and_shard_groups_hold_what_where_says(comm):
+    """Several layers in one vector, and shards cut over groups of two with copies across."""
+    for zero in (1, 3):
+        for model in (MODEL, TIED):
+            check_rank(comm, model, Layout(dp=4, zero=zero, shard_group=2))
+            check_rank(comm, model, Layout(tp=2, dp=2, zero=zero, bucket_bytes=6000))
+    layout = Layout(dp=4, zero=2, bucket_bytes=10**6, shard_group=2, reduce_each="step")
+    check_rank(comm, MODEL, layout)
 
 
 @mpi(8)
@@ -141,7 +139,7 @@ def test_a_replicated_parameter_gets_the_same_gradient_on_every_tp_rank(comm):
     trainer.forward_backward(*batch(MODEL))
     for name in ("block.1.norm1.g", "block.1.mlp.b_out", "embed.w_pos", "head.norm.b"):
         unit = unit_of(name, MODEL)
-        (mine,) = [h for h in where(name, MODEL, Layout(tp=4)) if h.rank == comm.rank]
+        (mine,) = [h for h in where(name, MODEL, TRAIN, Layout(tp=4)) if h.rank == comm.rank]
         everybody = comm.allgather(trainer.store.grads[unit][mine.vector].tobytes())
         assert len(set(everybody)) == 1, name
         assert any(trainer.store.grads[unit][mine.vector]), name

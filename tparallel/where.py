@@ -2,9 +2,9 @@
 alone, with the tables that training itself uses, and without a message.
 
 A parameter is cut twice.  First over tp, along one dim (``tensor_parallel/split.py``).  Then this
-tp rank's parts of a whole layer are laid end to end as one flat vector, and from some ZeRO stage
-on each dp rank keeps one shard of that vector (``zero/partition.py``): a shard's border may well
-run through the middle of a matrix.
+tp rank's parts of a whole layer (or of a bucket of layers) are laid end to end as one flat vector,
+and from some ZeRO stage on each dp rank keeps one shard of that vector (``zero/partition.py``): a
+shard's border may well run through the middle of a matrix.
 """
 
 import difflib
@@ -12,25 +12,28 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import numpy as np
+
 from .comm.mesh import Coords, coords
-from .config import Layout, ModelConfig
+from .config import Layout, ModelConfig, TrainConfig
 from .errors import ConfigError
 from .pipeline_parallel.schedule import make
 from .pipeline_parallel.stage import units_of_chunk
 from .serial.parameters import shapes
 from .tensor_parallel.split import SPLIT_DIM, is_split, part, shard_shape
-from .zero.partition import Partition
+from .zero.partition import Partition, buckets
+from .zero.precision import storage_dtype
 from .zero.store import SHARDED_FROM
 
 
 class Held(NamedTuple):
-    """What one rank keeps of a parameter.  Ranges count elements of the layer's flat vector."""
+    """What one rank keeps of a parameter.  Ranges count elements of its flat vector."""
 
     rank: int
     at: Coords
     cut: tuple[slice, ...]  # this tp rank's part of the whole tensor
-    vector: slice  # where that part, flattened, lies in the layer's vector
-    shard: slice  # the part of the layer's vector whose sum, under ZeRO, ends on this rank
+    vector: slice  # where that part, flattened, lies in the flat vector
+    shard: slice  # the part of the flat vector whose sum, under ZeRO, ends on this rank
     kept: dict[str, slice]  # params, grads, optimizer: the range that is stored here
 
 
@@ -63,13 +66,11 @@ def find(pattern: str, model: ModelConfig) -> list[str]:
     return found
 
 
-def where(name: str, model: ModelConfig, layout: Layout) -> list[Held]:
+def where(name: str, model: ModelConfig, train: TrainConfig, layout: Layout) -> list[Held]:
     """What every rank that stores the parameter keeps of it, in rank order."""
     unit, own = _unit(name, model)
     return [
-        _held(rank, unit, own, model, layout)
-        for rank in range(layout.ranks)
-        if unit in stored_on(coords(rank, layout).pp, model, layout)
+        _held(rank, unit, own, model, train, layout) for rank, _ in _holders(unit, model, layout)
     ]
 
 
@@ -82,17 +83,25 @@ def stored_on(stage: int, model: ModelConfig, layout: Layout) -> list[str]:
     return list(dict.fromkeys(units))
 
 
-def partition(unit: str, model: ModelConfig, layout: Layout, tp: int) -> Partition:
-    """The layer's flat vector on a tp rank, and its shards over dp."""
-    whole = shapes(model)[unit].items()
-    return Partition({n: shard_shape(n, s, tp, layout.tp) for n, s in whole}, layout.dp)
+def partition(
+    unit: str, at: Coords, model: ModelConfig, train: TrainConfig, layout: Layout
+) -> Partition:
+    """The flat vector in which a rank holds a layer, alone or with others, and its shards."""
+    units = (
+        (u, {n: _sized(shard_shape(n, s, at.tp, layout.tp)) for n, s in shapes(model)[u].items()})
+        for u in stored_on(at.pp, model, layout)
+    )
+    limit = layout.bucket_bytes // storage_dtype(train.dtype).itemsize
+    joined = next(bucket for bucket in buckets(units, limit) if unit in bucket)
+    whole = {(u, n): a.shape for u, p in joined.items() for n, a in p.items()}
+    return Partition(whole, layout.shard_group or layout.dp)
 
 
 def sums(name: str, model: ModelConfig, layout: Layout) -> list[Sum]:
     """For each axis with more than one rank: who sums this gradient with whom, and why."""
-    own = _unit(name, model)[1]
-    holders = where(name, model, layout)
-    shared = layout.pp > 1 and len({h.at.pp for h in holders}) > 1
+    unit, own = _unit(name, model)
+    holders = _holders(unit, model, layout)
+    shared = len({at.pp for _, at in holders}) > 1
     out = []
     if layout.dp > 1:
         out.append(Sum("dp", _groups(holders, "dp"), DIFFERENT_ROWS))
@@ -133,17 +142,30 @@ def _unit(name: str, model: ModelConfig) -> tuple[str, str]:
     return next((u, n) for u, p in shapes(model).items() for n in p if f"{u}.{n}" == full)
 
 
-def _held(rank: int, unit: str, own: str, model: ModelConfig, layout: Layout) -> Held:
-    at = coords(rank, layout)
-    whole = shapes(model)[unit][own]
+def _holders(unit: str, model: ModelConfig, layout: Layout) -> list[tuple[int, Coords]]:
+    places = [(rank, coords(rank, layout)) for rank in range(layout.ranks)]
+    stages = [unit in stored_on(stage, model, layout) for stage in range(layout.pp)]
+    return [(rank, at) for rank, at in places if stages[at.pp]]
+
+
+def _held(
+    rank: int, unit: str, own: str, model: ModelConfig, train: TrainConfig, layout: Layout
+) -> Held:
+    at, whole = coords(rank, layout), shapes(model)[unit][own]
     cut = [slice(0, size) for size in whole]
     if is_split(own):
         cut[SPLIT_DIM[own]] = part(whole[SPLIT_DIM[own]], at.tp, layout.tp)
-    layer = partition(unit, model, layout, at.tp)
-    vector, shard = layer.at[own], slice(at.dp * layer.shard, (at.dp + 1) * layer.shard)
+    flat = partition(unit, at, model, train, layout)
+    place = at.dp % flat.n  # in its shard group
+    vector, shard = flat.at[unit, own], slice(place * flat.shard, (place + 1) * flat.shard)
     mine = overlap(vector, shard)
     kept = {kind: mine if layout.zero >= stage else vector for kind, stage in SHARDED_FROM.items()}
     return Held(rank, at, tuple(cut), vector, shard, kept)
+
+
+def _sized(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape that takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def overlap(a: slice, b: slice) -> slice:
@@ -152,9 +174,9 @@ def overlap(a: slice, b: slice) -> slice:
     return slice(start, stop) if start < stop else slice(a.start, a.start)
 
 
-def _groups(holders: Iterable[Held], axis: str) -> list[tuple[int, ...]]:
+def _groups(holders: Iterable[tuple[int, Coords]], axis: str) -> list[tuple[int, ...]]:
     """The ranks that differ in this coordinate only."""
     rings: dict[Coords, list[int]] = {}
-    for held in holders:
-        rings.setdefault(held.at._replace(**{axis: 0}), []).append(held.rank)
+    for rank, at in holders:
+        rings.setdefault(at._replace(**{axis: 0}), []).append(rank)
     return [tuple(ranks) for ranks in rings.values()]

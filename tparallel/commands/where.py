@@ -22,13 +22,6 @@ EXAMPLES = """examples:
 
 No ranks are started: the answer follows from the flags alone.
 """
-SHARE = "each gets the sum of its own shard, the only one that it updates"
-HOW = (  # how the sum over dp is made, by ZeRO stage
-    "By all_reduce: each gets the whole sum, because each updates everything.",
-    f"By reduce_scatter once a step: {SHARE}.",
-    f"By reduce_scatter: {SHARE}, and keeps no more of it.",
-    f"By reduce_scatter: {SHARE}, and keeps no more of it.",
-)
 UPDATE = (  # who updates the parameter, by ZeRO stage
     "Every rank that holds it updates all that it holds; equal sums keep equal copies equal.",
     "Each rank updates the range whose moments it holds; all_gather over dp completes it again.",
@@ -43,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "parameter", metavar="PARAM", help="its name, e.g. block.1.mlp.w_in, or a pattern"
     )
-    parser.add_argument(
-        "--optimizer", default="adamw", metavar="NAME", help="adamw or sgd (default: adamw)"
-    )
+    for name, default in (("optimizer", "adamw"), ("dtype", "float32")):
+        about = f"{flags.HELP[name]} (default: {default})"
+        parser.add_argument(f"--{name}", default=default, metavar="NAME", help=about)
     flags.add_flags(parser, Layout, ModelConfig)
 
 
@@ -53,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     model = flags.model_config(args)
     layout = flags.layout(args, global_batch=8 * getattr(args, "dp", 1))
     rows = layout.dp * layout.microbatches  # any batch will do, as long as it can be cut
-    train = TrainConfig(optimizer=args.optimizer, global_batch=rows)
+    train = TrainConfig(optimizer=args.optimizer, dtype=args.dtype, global_batch=rows)
     check(model, train, layout)
     found = find(args.parameter, model)
     view = answer(found[0], model, train, layout) if len(found) == 1 else listing(found, model)
@@ -80,11 +73,14 @@ def answer(
     ranks = "1 rank" if layout.ranks == 1 else f"{layout.ranks} ranks"
     yield f"[bold]{name}[/]  shape {shape}, {prod(shape):,} numbers; {layout.name}: {ranks}\n"
     if layout.zero:
-        flat, here = partition(unit, model, layout, tp=0), where(name, model, layout)[0].vector
+        first = where(name, model, train, layout)[0]
+        flat = partition(unit, first.at, model, train, layout)
+        layers = dict.fromkeys(unit for unit, _ in flat.at)
         yield (
-            f"What a tp rank holds of {unit} lies in one flat vector; on the first tp rank it has "
-            f"{flat.size} numbers, of which {_slice(here)} are this parameter. It is cut over dp "
-            f"into {layout.dp} shards of {flat.shard}. The ranges below count in it.\n"
+            f"What a tp rank holds of {_few(list(layers))} lies in one flat vector; on rank "
+            f"{first.rank} it has {flat.size} numbers, of which {_slice(first.vector)} are this "
+            f"parameter. It is cut over {flat.n} dp ranks, in shards of {flat.shard}. The ranges "
+            "below count in it.\n"
         )
     yield holdings(name, model, train, layout)
     if layout.pp > 1:
@@ -96,7 +92,7 @@ def answer(
         yield _indented(f"each rank by itself: over its {M} micro-batches, one after the other.")
     for axis, groups, why in sums(name, model, layout):
         who = "; ".join(" + ".join(map(str, group)) for group in groups)
-        how = " " + HOW[layout.zero] if axis == "dp" else ""
+        how = " " + summed_over_dp(layout) if axis == "dp" else ""
         yield _indented(f"{axis}: " + (f"ranks {who}. " if groups else "nobody. ") + why + how)
     if layout.ranks == 1:
         yield _indented("nobody else. This rank sees the whole batch.")
@@ -104,14 +100,28 @@ def answer(
     yield _indented(UPDATE[layout.zero])
 
 
+def summed_over_dp(layout: Layout) -> str:
+    """By which verbs, and how often in a step."""
+    if not layout.zero:
+        return "By all_reduce: each gets the whole sum, because each updates everything."
+    often = layout.zero > 1 and layout.microbatches > 1 and layout.reduce_each == "microbatch"
+    across = "; then all_reduce with those that hold the same shard" if layout.shard_group else ""
+    rest = ", and keeps no more of it" if layout.zero > 1 else ""
+    return (
+        f"By reduce_scatter {'after each micro-batch' if often else 'once a step'}{across}: each "
+        f"gets the sum of its own shard, the only one that it updates{rest}."
+    )
+
+
 def holdings(name: str, model: ModelConfig, train: TrainConfig, layout: Layout) -> Table:
     """One row for each rank: its place, its slice of the whole, and what it keeps of it."""
-    by_rank = {held.rank: held for held in where(name, model, layout)}
+    by_rank = {held.rank: held for held in where(name, model, train, layout)}
     table = _table("rank", "dp pp tp", "slice of the whole", "parameter", "gradient")
     if layout.zero == 1:
         table.add_column("... of it summed")
-    if train.optimizer == "adamw":
-        table.add_column("moments m, v")
+    state = ["moments m, v"] * (train.optimizer == "adamw") + ["master weights"] * train.is_half
+    for column in state:
+        table.add_column(column)
     for rank in range(layout.ranks):
         place = " ".join(f"{i:>2}" for i in coords(rank, layout))
         held = by_rank.get(rank)
@@ -121,8 +131,7 @@ def holdings(name: str, model: ModelConfig, train: TrainConfig, layout: Layout) 
         cells = [_range(held, "params"), _range(held, "grads")]
         if layout.zero == 1:
             cells.append(_slice(overlap(held.vector, held.shard)))
-        if train.optimizer == "adamw":
-            cells.append(_range(held, "optimizer"))
+        cells += [_range(held, "optimizer")] * len(state)
         table.add_row(str(rank), place, subscript(held.cut, names(model)[name]), *cells)
     return table
 
