@@ -1,0 +1,56 @@
+"""What a run on this machine would use: versions, MPI, backend, cores."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+
+from .. import __version__, backend, launch
+
+PACKAGES = ("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "matplotlib", "torch")
+EPILOG = """examples:
+  tparallel info                          this environment
+  TPARALLEL_BACKEND=cupy tparallel info   with CuPy arrays, if a GPU answers
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+
+
+def main(args: argparse.Namespace) -> int:
+    for name, value in facts().items():
+        print(f"{name:12} {value}")
+    return 0
+
+
+def facts() -> dict[str, str]:
+    """Name and value of everything that decides how a run here goes."""
+    from mpi4py import MPI
+
+    from ..comm.transport import cores, cuda_aware
+
+    aware, why = cuda_aware()
+    library = MPI.Get_library_version().split("\n")[0].rstrip("\0 \t")
+    direct = backend.name == "numpy" or aware
+    return {
+        "tparallel": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": ", ".join(filter(None, map(_version, PACKAGES))),
+        "mpi": f"{launch.installed()}: {library}",
+        "mpiexec": str(launch.installed().mpiexec),
+        "backend": backend.name,
+        "cuda-aware": f"{'yes' if aware else 'no'}: {why}",
+        "transport": "direct: MPI is handed the arrays"
+        if direct
+        else "staged: MPI is handed copies on the host",
+        "cores": f"{cores()} that this process may use",
+        "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
