@@ -31,7 +31,7 @@ def facts() -> dict[str, str]:
     from ..comm.transport import cores, cuda_aware
 
     aware, why = cuda_aware()
-    library = MPI.Get_library_version().split("\n")[0].rstrip("\0 \t")
+    library = " ".join(MPI.Get_library_version().split("\n")[0].rstrip("\0").split())
     direct = backend.name == "numpy" or aware
     return {
         "tparallel": __version__,
