@@ -159,6 +159,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path):
     assert "Traceback" not in ended.out and "Warning" not in ended.out
 
 
+def test_float16_goes_on_after_an_update_that_overflows(tmp_path):
+    """A loss scale far too large: the first update is skipped, the loss stays finite, the scale is
+    halved until gradients fit, and training ends well."""
+    file = tmp_path / "log"
+    flags = ["--dtype", "float16", "--loss-scale", "1e9", "--steps", "30", "--log", str(file)]
+    ended = mpirun(2, *TRAIN, *TINY, *flags)
+    assert ended.code == 0, ended.out
+    lines = records(file)[1:]
+    assert lines[0]["gradient_norm"] is None and lines[-1]["gradient_norm"] is not None
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
 def start(*argv: str) -> subprocess.Popen:
     """``python ARGV`` as a user's shell would start it, its output readable."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -224,14 +236,6 @@ def test_one_process_needs_no_launcher(tmp_path):
     assert process.returncode == 0, out
     header = records(file)[0]
     assert header["ranks"] == 1 and header["data"] == data.load(V=259).identity()
-
-
-def test_the_flags_ask_for_as_many_ranks_as_the_layout_has():
-    """What is started where no launcher was: tp × pp × dp, and one where nothing is split."""
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    for flags, ranks in (("", 1), ("--tp 2 --pp 2", 4), ("--dp 3 --zero 1 --global-batch 6", 3)):
-        assert command.ranks(parser.parse_args(flags.split())) == ranks
 
 
 def test_every_field_of_the_configuration_has_a_flag():

@@ -147,10 +147,11 @@ def test_a_replicated_parameter_gets_the_same_gradient_on_every_tp_rank(comm):
 
 
 def test_a_name_or_a_pattern_finds_parameters():
-    """A full name finds itself, a pattern all that match; a tied table has one name."""
+    """A full name finds itself, a layer and a pattern all that match; a tied table is one."""
     assert find("block.1.mlp.w_in", MODEL) == ["block.1.mlp.w_in"]
     assert find("block.?.mlp.w_in", MODEL) == [f"block.{i}.mlp.w_in" for i in range(3)]
     assert find("*.w_tok", TIED) == ["vocab.w_tok"]
+    assert find("head", MODEL) == ["head.norm.g", "head.norm.b", "head.w_tok"]
     assert len(find("*", MODEL)) == 3 * 12 + 5
 
 

@@ -51,12 +51,12 @@ def names(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def find(pattern: str, model: ModelConfig) -> list[str]:
-    """The parameters of that name, or that a pattern like ``block.*.mlp.w_in`` matches.
+    """The parameter of that name, those of a layer, or what ``block.*.mlp.w_in`` matches.
 
     Errors: ConfigError with the nearest names where there is none.
     """
     known = names(model)
-    found = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
+    found = [n for n in known if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")]
     if not found:
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5) or [*known][:3]
         raise ConfigError(

@@ -61,11 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_flags(parser, Layout, ModelConfig, TrainConfig)
 
 
-def ranks(args: argparse.Namespace) -> int:
-    """How many ranks the layout's flags ask for, where nobody has started any."""
-    return flags.layout(args, flags.train_config(args).global_batch).ranks
-
-
 def main(args: argparse.Namespace) -> int:
     """One rank's part of the run; the exit code, the same on every rank."""
     from mpi4py import MPI
@@ -118,7 +113,7 @@ class Run:
         for number in range(1, last + 1):
             launch.at(f"step {number}")
             line = self.step(number)
-            diverged = not math.isfinite(line["loss"] + line["gradient_norm"])
+            diverged = not self.finite(line)
             stopped = self.stop()
             if every and (number % every == 0 or number == last) and not (diverged or stopped):
                 stopped = self.validate(line)
@@ -146,6 +141,11 @@ class Run:
             "seconds": seconds,
             "tokens_per_second": tokens.size / seconds,
         }
+
+    def finite(self, line: dict) -> bool:
+        """Can training go on?  float16 skips an update whose scaled gradients overflow."""
+        overflow_is_fine = self.trainer.train.dtype == "float16"
+        return math.isfinite(line["loss"] + (0 if overflow_is_fine else line["gradient_norm"]))
 
     def validate(self, line: dict) -> bool:
         """Put the loss on held-out text into ``line``; True if asked to stop before it is known."""

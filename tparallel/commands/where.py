@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   tparallel where block.1.mlp.w_in --tp 2 --pp 2 --dp 2 --zero 3
   tparallel where block.0.norm1.g --tp 4       a parameter that every tp rank holds whole
   tparallel where vocab.w_tok --tied --pp 2    the table that the first and last stage share
-  tparallel where 'block.0.*'                  the names that match, and their shapes
+  tparallel where block.0                      the parameters of a layer, and their shapes
+  tparallel where 'block.*.mlp.w_in'           those that match
 
 No ranks are started: the answer follows from the flags alone.
 """
@@ -34,7 +35,9 @@ UPDATE = (  # who updates the parameter, by ZeRO stage
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "parameter", metavar="PARAM", help="its name, e.g. block.1.mlp.w_in, or a pattern"
+        "parameter",
+        metavar="PARAM",
+        help="its name, e.g. block.1.mlp.w_in; or a layer; or a pattern",
     )
     for name, default in (("optimizer", "adamw"), ("dtype", "float32")):
         about = f"{flags.HELP[name]} (default: {default})"
