@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 def measure(comm: Any, case: Case) -> dict[str, Answer]:
     """{quantity: answer} on rank 0, {} elsewhere.  Every rank of ``comm`` must call it."""
-    found = run(comm: Any, case)
+    found = run(comm, case)
     return compare(case, found, serial(case.model, case.train)) if found else {}
 
 
