@@ -19,3 +19,11 @@ class ScheduleError(TParallelError):
 
 class DataError(TParallelError):
     """A text that cannot be read or is too short to train on."""
+
+
+class ReplicaError(Exception):
+    """Copies that must be equal are not.  Raised on every rank alike, between two steps."""
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient is NaN or infinite.  Raised on every rank alike, before the update."""

@@ -54,14 +54,15 @@ def find(where: str) -> FunctionType:
 
 def edited(function: FunctionType, edits: Iterable[Edit]) -> CodeType:
     """The code of the function with the edits made in its text."""
-    source = textwrap.dedent(inspect.getsource(function))
+    source = inspect.getsource(function)
     for edit in edits:
         if source.count(edit.old) != 1:
             raise Changed(f"{edit.where} holds {source.count(edit.old)} times: {edit.old!r}")
         source = source.replace(edit.old, edit.new)
     lines = "\n" * (function.__code__.co_firstlineno - 1)  # so that tracebacks name the line
     space: dict = {}
-    exec(compile(lines + source, function.__code__.co_filename, "exec"), function.__globals__, space)
+    code = compile(lines + textwrap.dedent(source), function.__code__.co_filename, "exec")
+    exec(code, function.__globals__, space)
     return space[function.__name__].__code__
 
 

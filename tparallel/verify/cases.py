@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, combinations, product
 from math import prod
+from typing import Any
 
 from ..config import Layout, ModelConfig, TrainConfig, as_dict, check
 from ..errors import TParallelError
@@ -50,6 +51,7 @@ class Case:
     def command(self) -> str:
         """The command that asks this question alone."""
         out = ["tparallel verify"]
+        config: Any
         for config, default in zip((self.layout, self.model, self.train), _DEFAULTS):
             for name, value in as_dict(config).items():
                 if value != getattr(default, name):
@@ -107,12 +109,13 @@ def case_of(settings: dict) -> Case | None:
 
 def configs(values: dict) -> Case:
     """Fields by name, each to the config that has it; checked as the trainer would."""
-    made = [
-        config(**{f.name: values[f.name] for f in fields(config) if f.name in values})
-        for config in (ModelConfig, TrainConfig, Layout)
-    ]
-    check(*made)
-    return Case(*made)
+
+    def made(config: type) -> Any:
+        return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})
+
+    case = Case(made(ModelConfig), made(TrainConfig), made(Layout))
+    check(case.model, case.train, case.layout)
+    return case
 
 
 class _Covering:

@@ -40,7 +40,7 @@ def _heads(v, p):
 
 def _attend(heads, t, p):
     """Token t looks at tokens 0 ... t, head by head."""
-    H, K, D = p["w_out"].shape
+    H, K = p["w_out"].shape[:2]
     out = p["b_out"].copy()
     for h in range(H):
         q = heads[t][0, h]
@@ -58,5 +58,3 @@ def _mlp(v, p):
 def _softmax(scores):
     e = np.exp(scores - scores.max())
     return e / e.sum()
-
-
