@@ -85,7 +85,7 @@ BUGS: dict[str, Bug] = {
             "meta-pytorch/torchtune/issues/2420",
             {"tp": 4},
             "norm",
-            ("zero.store:Store.square_sum", "or self.mesh.tp.rank == 0", "or True"),
+            ("zero.norm:square_sum", "or mesh.tp.rank == 0", "or True"),
         ),
         _bug(
             "norm-per-stage",
@@ -94,11 +94,11 @@ BUGS: dict[str, Bug] = {
             {"pp": 2, "microbatches": 2},
             "norm",
             (
-                "zero.store:Store.totals",
-                '            both = axis.all_reduce(both, what="loss and norm")\n',
-                "            own = both[1]\n"
-                '            both = axis.all_reduce(both, what="loss and norm")\n'
-                "            both[1] = own if axis is self.mesh.pp else both[1]\n",
+                "zero.norm:totals",
+                '        both = axis.all_reduce(both, what="loss and norm")\n',
+                "        own = both[1]\n"
+                '        both = axis.all_reduce(both, what="loss and norm")\n'
+                "        both[1] = own if axis is mesh.pp else both[1]\n",
             ),
         ),
         _bug(
@@ -108,9 +108,9 @@ BUGS: dict[str, Bug] = {
             {"dp": 2},
             "replicas",
             (
-                "zero.store:Store.reduce",
-                "if self.dp.size > 1 and not",
-                'if unit != "block.1" and self.dp.size > 1 and not',
+                "zero.store:Store._start_sum",
+                "elif self.shard.size > 1:",
+                'elif bucket != "block.1" and self.shard.size > 1:',
             ),
         ),
         _bug(
@@ -120,9 +120,9 @@ BUGS: dict[str, Bug] = {
             {"dp": 4},
             "gradients",
             (
-                "zero.store:Store.reduce",
-                'self.dp.all_reduce(g, what=f"{unit} grads", out=g)',
-                'self.dp.all_reduce(g / self.dp.size, what=f"{unit} grads", out=g)',
+                "zero.store:Store._start_sum",
+                "self.shard.start_all_reduce(local,",
+                "self.shard.start_all_reduce(local / self.shard.size,",
             ),
         ),
         _bug(
@@ -193,7 +193,7 @@ BUGS: dict[str, Bug] = {
             "NVIDIA/Megatron-LM/issues/844",
             {"pp": 2, "microbatches": 2, "tied": True},
             "replicas",
-            ("zero.store:Store.reduce", 'unit == "vocab" and', 'unit == "none" and'),
+            ("zero.store:Store.reduce", 'if b == "vocab" and', 'if b == "none" and'),
         ),
         _bug(
             "zero2-last-reduce",
@@ -203,12 +203,10 @@ BUGS: dict[str, Bug] = {
             {"dp": 2, "zero": 2, "microbatches": 2},
             "gradients",
             (
-                "zero.store:Store.add_grads",
-                'self.grads[unit] += self.dp.reduce_scatter(flat, what=f"{unit} grads")',
-                "summed = self.dp.reduce_scatter(flat, what=unit)\n"
-                "                own = self.partitions[unit].own(flat, self.dp.rank)\n"
-                "                again = self.grads[unit].any()\n"
-                "                self.grads[unit] += own if again else summed",
+                "zero.store:Store._start_sum",
+                "lambda mine: self._take(bucket, mine)",
+                "lambda mine: self._take(bucket, self.partitions[bucket].own(\n"
+                "                local, self.shard.rank) if bucket in self.summed else mine)",
             ),
         ),
         _bug(
@@ -218,9 +216,9 @@ BUGS: dict[str, Bug] = {
             {"dp": 2, "zero": 1},
             "optimizer state",
             (
-                "zero.store:Store.update",
-                "m[unit][s], v[unit][s]",
-                "*((a[unit][::-1] if step > 1 else a[unit])[s] for a in (m, v))",
+                "zero.optimizer:Optimizer.update",
+                "{k: held[bucket][s] for k, held in self.state.items()}",
+                "{k: held[bucket][:: -1 if step > 1 else 1][s] for k, held in self.state.items()}",
             ),
         ),
         _bug(
@@ -232,7 +230,7 @@ BUGS: dict[str, Bug] = {
             (
                 "zero.store:Store.update",
                 'if self.sharded("optimizer") and not self.sharded("params"):',
-                'if unit != "block.1" and self.sharded("optimizer"):',
+                'if b != "block.1" and self.sharded("optimizer"):',
             ),
         ),
         _bug(

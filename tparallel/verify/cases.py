@@ -22,6 +22,7 @@ AXES: dict[str, tuple] = {
     "pp": tuple(range(1, 9)),
     "dp": tuple(range(1, 9)),
     "zero": (0, 1, 2, 3),
+    "shard_group": (0, 2),
     "schedule": ("", *SCHEDULES),
 }
 FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it sets
@@ -32,6 +33,10 @@ FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it
     "accumulation": {"1": {"microbatches": 1}, "4": {"microbatches": 4}},
     "tables": {"untied": {"tied": False}, "tied": {"tied": True}},
     "vocabulary": {"odd": {"V": 37}, "even": {"V": 32}},
+    "overlap": {"yes": {"overlap": True}, "no": {"overlap": False}},
+    "buckets": {"a layer each": {"bucket_bytes": 0}, "joined": {"bucket_bytes": 60_000}},
+    "sums": {"each micro-batch": {"reduce_each": "microbatch"}, "once": {"reduce_each": "step"}},
+    "state": {"here": {"offload": False}, "offloaded": {"offload": True}},
 }
 SINGLE = {"dtype": "float32", "optimizer": "sgd", "clip": 0.0}  # the float32 cases
 FIXED = {"dtype": "float64", "init": "random", "steps": 3, "warmup": 1, "lr": 0.01, "V": 37}

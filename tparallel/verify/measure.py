@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..train import Trainer
+from ..zero.norm import totals
 from .bounds import bound
 from .cases import Case
 from .reference import batches, serial
@@ -53,7 +54,7 @@ def look(trainer: Trainer, rows: list[tuple]) -> Seen | None:
     """Train on all but the last of ``rows`` and see everything there is to compare."""
     share = trainer.forward_backward(*rows[0])
     gradients = trainer.grads()
-    loss, norm = trainer.store.totals(share)
+    loss, norm = totals(trainer.store, share)
     trainer.store.update(0, norm)
     for step, row in enumerate(rows[1:-1], start=1):
         trainer.step(step, *row)

@@ -33,7 +33,7 @@ class Pool:
             if comm != MPI.COMM_NULL and error is None:
                 comm.Free()
 
-    def run(self, n: int, work: Callable, *args) -> Any:
+    def run(self, n: int, work: Callable, *args: Any) -> Any:
         """On rank 0 only.  ``work`` is a function at the top of a module, args plain values."""
         self._tell(n, (n, work, args))
         return work(self._comm(n), *args)

@@ -48,10 +48,10 @@ def hashes(trainer: Any, *batch: np.ndarray) -> dict[Copy, int]:
     store, out = trainer.store, {}
     kinds = {"parameter": store.params, **dict(zip("mv", store.moments))}
     for kind, vectors in kinds.items():
-        for unit, flat in vectors.items():
-            part = store.partitions[unit]
-            start = trainer.mesh.dp.rank * part.shard if len(flat) < part.padded else 0
-            for name, at in part.at.items():
+        for bucket, flat in vectors.items():
+            part = store.partitions[bucket]
+            start = store.shard.rank * part.shard if len(flat) < part.padded else 0
+            for (unit, name), at in part.at.items():
                 a, b = max(at.start, start), min(at.stop, start + len(flat))
                 if a < b:
                     mine = (trainer.mesh.tp.rank,) if is_split(name) else ()
@@ -84,4 +84,4 @@ def _ranks(ranks: list[int]) -> str:
 
 
 def _hash(a: Any) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(to_host(a))))
+    return zlib.crc32(np.ascontiguousarray(to_host(a)).data)
