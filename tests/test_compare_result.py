@@ -34,6 +34,7 @@ def result():
         "run": {
             "ranks": 4,
             "cores": 4,
+            "load_at_start": 0.3,
             "steps": 5,
             "dtype": "float32",
             "global_batch": 8,
@@ -182,3 +183,12 @@ def test_times_on_too_few_cores_are_marked(result):
     text = shown(result)
     assert "100*" in text and "*: more ranks than the 4 cores" in text
     assert "shared by more ranks in 1 of 12 layouts" in sentences(result)[2]
+
+
+def test_a_busy_machine_is_mentioned(result):
+    """Where others were at work already, times compare nothing; no line where none were."""
+    assert "busy" not in shown(result)
+    result["run"]["load_at_start"] = 7.25
+    assert "The machine was busy at the start (load 7.2)" in shown(result)
+    result["run"]["load_at_start"] = math.nan
+    assert "busy" not in shown(result)

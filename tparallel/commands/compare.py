@@ -85,11 +85,12 @@ def main(args: argparse.Namespace) -> int:
     corpus, task = _task(args, world)
     _check_folder(args.out, world)
     console = terminal(world.rank, stderr=args.json)
+    about = {"data": corpus.identity(), "load_at_start": record.load()}
     with _progress(console, world, task) as show:
         found = compare(world, task, show)
     code = 0
     if found is not None:
-        result = record.report(task, world.size, corpus.identity(), *found)
+        result = record.report(task, world.size, about, *found)
         written = [record.write(result, args.out)]  # first: whatever the terminal does then
         if not args.no_plot:
             written += drawn(result, args.out, console)

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 from mpi4py import MPI
@@ -21,8 +21,9 @@ from .run import Outcome, Task
 MODEL = ("T", "D", "H", "K", "F", "V", "L")
 
 
-def report(task: Task, ranks: int, data: dict, curve: list[float], outcomes: dict) -> dict:
-    """version, model, run, rows; ``curve`` is the loss of serial/train.py, ``data`` the corpus."""
+def report(task: Task, ranks: int, about: dict, curve: list[float], outcomes: dict) -> dict:
+    """version, model, run, rows; ``curve`` is the loss of serial/train.py; ``about`` goes into
+    ``run``: the corpus (``data``) and how busy the machine was (``load_at_start``)."""
     return {
         "version": 1,
         "model": {
@@ -30,13 +31,13 @@ def report(task: Task, ranks: int, data: dict, curve: list[float], outcomes: dic
             "tied": task.model.tied,
             "parameters": count(task.model),
         },
-        "run": _run(task, ranks, data),
+        "run": {**_run(task, ranks), **about},
         "serial_loss": curve,
         "rows": [_row(task, name, outcome, curve) for name, outcome in outcomes.items()],
     }
 
 
-def _run(task: Task, ranks: int, data: dict) -> dict:
+def _run(task: Task, ranks: int) -> dict:
     train, (vendor, version) = task.train, MPI.get_vendor()
     return {
         "ranks": ranks,
@@ -45,7 +46,6 @@ def _run(task: Task, ranks: int, data: dict) -> dict:
         "backend": backend.name,
         "mpi": f"{vendor} {'.'.join(map(str, version))}",
         "seed": train.seed,
-        "data": data,
         "global_batch": train.global_batch,
         "microbatches": max(layout.microbatches for layout in task.layouts.values()),
         "train": as_dict(train),
@@ -80,6 +80,14 @@ def _row(task: Task, name: str, outcome: Outcome, curve: list[float]) -> dict:
         "crowded": outcome.crowded,
         "seconds": outcome.seconds,
     }
+
+
+def load() -> float:
+    """Processes that want a core, over the last minute (the system's load average), or NaN."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return nan
 
 
 def write(result: dict, folder: Path) -> Path:

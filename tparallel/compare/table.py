@@ -44,6 +44,9 @@ def notes(result: dict) -> str:
         lines.append(
             f"*: more ranks than the {cores} cores here; they take turns, which is in these times."
         )
+    if result["run"]["load_at_start"] > result["run"]["cores"] / 2:
+        load = result["run"]["load_at_start"]
+        lines.append(f"The machine was busy at the start (load {load:.1f}): its times say little.")
     if any(unequal(row, kind) for row in rows for kind in ("held", "wire")):
         lines.append("!: not what the closed form says.")
     return "\n".join(lines)
