@@ -34,7 +34,7 @@ def ways_out(settings, error):
     way = str(error).split(" Use ", 1)[1].rstrip(".")
     for name, value in re.findall(r"(\w+) = ([\w.]+)", way):
         yield {name: value if name == "schedule" else float(value) if "." in value else int(value)}
-    for name, choices in re.findall(r"(\w+) ((?:\w+, )*\w+(?: or \w+)?)$", way):
+    for name, choices in re.findall(r"(\w+) ((?:[\w-]+, )*[\w-]+(?: or [\w-]+)?)$", way):
         if name in {f.name for c in (ModelConfig, TrainConfig, Layout) for f in fields(c)}:
             for choice in re.split(", | or ", choices):
                 yield {name: int(choice) if choice.isdigit() else choice}
@@ -80,6 +80,12 @@ WRONG = [
     ({"zero": 2}, LayoutError, "ZeRO partitions over data-parallel ranks: zero = 2, dp = 1"),
     ({"schedule": "gpipe"}, LayoutError, "a schedule orders pipeline stages: schedule = gpipe"),
     ({"pp": 2, "schedule": "2f2b"}, LayoutError, "schedule is not one that is known"),
+    ({"pp": 2, "chunks": 2}, LayoutError, "1f1b holds 1 chunk per stage: chunks = 2"),
+    ({"pp": 2, "schedule": "zb-v", "chunks": 3}, LayoutError, "zb-v holds 2 chunks per stage"),
+    ({"pp": 2, "schedule": "interleaved", "chunks": 1}, LayoutError, "two chunks or more"),
+    ({"pp": 3, "schedule": "zb-v"}, LayoutError, "every chunk of a pipeline needs a block: L = 4"),
+    ({"chunks": -1}, LayoutError, "chunks must be at least 0: chunks = -1"),
+    ({"pp": 2, "cut": "blocks"}, LayoutError, "cut is not one that is known: cut = blocks"),
     ({"tp": 4}, LayoutError, "tp must divide the number of heads: H = 6, tp = 4"),
     ({"tp": 6, "F": 10}, LayoutError, "tp must divide the feed-forward size: F = 10, tp = 6"),
     ({"tp": 4, "V": 2, "F": 9}, LayoutError, "tp must divide the number of heads: H = 6, tp = 4"),

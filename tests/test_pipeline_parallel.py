@@ -10,9 +10,9 @@ from tparallel.comm.transport import Direct
 from tparallel.compare.equality import worst_error
 from tparallel.config import Layout, ModelConfig, TrainConfig, replace
 from tparallel.pipeline_parallel.execute import Executor
-from tparallel.pipeline_parallel.schedule import BW, Action, B, F, Schedule, W, peak_in_flight
-from tparallel.pipeline_parallel.simulate import simulate
-from tparallel.pipeline_parallel.stage import Chunk, layers_of_chunk, units_of_chunk
+from tparallel.pipeline_parallel.program import SENDS, programs
+from tparallel.pipeline_parallel.schedule import B, F, W, peak_in_flight, schedule_of
+from tparallel.pipeline_parallel.stage import Chunk, cut_layers, stored_units
 from tparallel.serial.model import LAYERS
 from tparallel.serial.parameters import initial, layer_names
 from tparallel.serial.train import initial_params, loss_and_grads
@@ -27,7 +27,7 @@ def test_layers_are_dealt_out_as_evenly_as_can_be():
     """Every layer once and in order; block counts differ by one at most; no stage is empty."""
     for L in range(1, 9):
         for S in range(1, L + 1):
-            parts = [layers_of_chunk(L, S, s) for s in range(S)]
+            parts = cut_layers(replace(MODEL, L=L), S)
             assert [layer for part in parts for layer in part] == layer_names(L)
             blocks = [sum(layer.startswith("block") for layer in part) for part in parts]
             assert max(blocks) - min(blocks) <= 1 and min(blocks) >= 1
@@ -36,10 +36,11 @@ def test_layers_are_dealt_out_as_evenly_as_can_be():
 def test_a_tied_table_is_stored_on_the_first_and_the_last_stage_only():
     """``vocab`` stands where embed and head are; untied there is no such unit."""
     for S in (2, 3):
-        holders = [("vocab" in units_of_chunk(3, S, s, tied=True)) for s in range(S)]
+        parts = cut_layers(replace(MODEL, L=3), S)
+        holders = ["vocab" in stored_units(part, tied=True) for part in parts]
         assert holders == [s in (0, S - 1) for s in range(S)]
-        assert not any("vocab" in units_of_chunk(3, S, s, tied=False) for s in range(S))
-    assert units_of_chunk(3, 1, 0, tied=True).count("vocab") == 1
+        assert not any("vocab" in stored_units(part, tied=False) for part in parts)
+    assert stored_units(layer_names(3), tied=True).count("vocab") == 1
 
 
 @mpi(4)
@@ -100,7 +101,7 @@ def test_a_stage_holds_as_many_micro_batches_as_its_schedule_says(comm):
         assert max(held) == peak_in_flight(order) == {"gpipe": 8, "1f1b": 4 - comm.rank}[schedule]
         left = trainer.executor
         assert not (left.caches or left.wcaches or left.x or left.dy)
-        assert [tuple(done.instruction[:3]) for done in trainer.timeline] == list(order)
+        assert [done.instruction[:3] for done in trainer.timeline] == [*map(tuple, order)]
         trainer.close()
 
 
@@ -129,13 +130,13 @@ def v_shaped(M):
     down, up = (0, 3), (1, 2)
     orders = []
     for first, second in (down, up):
-        order = [Action(F, first, m) for m in range(M)]
+        order = [(F, first, m) for m in range(M)]
         for m in range(M):
-            order += [Action(F, second, m), Action(B, second, m)]
-        order += [Action(B, first, m) for m in range(M)]
-        order += [Action(W, chunk, m) for chunk in (second, first) for m in range(M)]
-        orders.append(tuple(order))
-    return Schedule("v", M, (0, 1, 1, 0), tuple(orders))
+            order += [(F, second, m), (B, second, m)]
+        order += [(B, first, m) for m in range(M)]
+        order += [(W, chunk, m) for chunk in (second, first) for m in range(M)]
+        orders.append(order)
+    return schedule_of("v", M, (0, 1, 1, 0), orders)
 
 
 @mpi(2)
@@ -143,14 +144,14 @@ def test_any_placement_runs_with_hand_overs_in_place_and_backward_in_halves(comm
     """A V of four chunks on two stages: the turn is local, and serial's bits come out."""
     M, model = 4, UNEVEN
     schedule = v_shaped(M)
-    ops = [e.instruction.op for e in simulate(schedule)]
-    assert BW not in ops and sum(op.startswith("send") for op in ops) == 2 * 2 * M
+    assert sum(i.op in SENDS for program in programs(schedule) for i in program) == 2 * 2 * M
     mesh = Mesh(Layout(pp=2, microbatches=M), comm)
     mine = [c for c, stage in enumerate(schedule.placement) if stage == comm.rank]
-    units = [u for c in mine for u in units_of_chunk(model.L, 4, c, tied=False)]
+    layers = cut_layers(model, 4)
+    units = [u for c in mine for u in layers[c]]
     params = initial_params(model, TRAIN)
     store = Store(((u, params[u]) for u in units), 0, mesh, TRAIN, tied=False)
-    chunks = {c: Chunk(layers_of_chunk(model.L, 4, c), LAYERS, store) for c in mine}
+    chunks = {c: Chunk(layers[c], LAYERS, store) for c in mine}
     shape = (TRAIN.global_batch // M, model.T, model.D)
     executor = Executor(chunks, loss_functions(mesh.tp, model.V), mesh.pp, shape, "float64")
     tokens, targets = (a.reshape(M, -1, model.T) for a in batch(model, TRAIN))

@@ -11,8 +11,7 @@ from tparallel import predict
 from tparallel.compare.measure import measure
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.layouts import for_ranks
-from tparallel.pipeline_parallel.schedule import SCHEDULES, make, peak_in_flight
-from tparallel.predict.held import IN_FLIGHT
+from tparallel.pipeline_parallel.schedules import SCHEDULES
 from tparallel.serial.parameters import count, shapes
 from tparallel.tensor_parallel.split import shard_shape
 from tparallel.train import Trainer
@@ -40,12 +39,15 @@ def part_of(comm, layout):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype, optimizer", [("float32", "adamw"), ("float64", "sgd")])
 def test_every_rank_holds_and_sends_what_the_closed_forms_say(comm, tied, dtype, optimizer):
-    """Each layout of the list, and stages that it leaves out: states, peak activations, the
-    layer that stage 3 gathers, and wire bytes of each axis, all of them equal."""
+    """Each layout of the list, stages and schedules that it leaves out: states, peak activations,
+    the layer that stage 3 gathers, and wire bytes of each axis, all of them equal."""
     model = ModelConfig(**ODD, tied=tied)
     train = TrainConfig(steps=2, dtype=dtype, optimizer=optimizer)
     more = [Layout(tp=2, dp=2, zero=z, microbatches=2) for z in (0, 2) if comm.size == 4]
     more += [Layout(pp=2, dp=2, zero=z, microbatches=2) for z in (0, 2, 3) if comm.size == 4]
+    more += [Layout(pp=2, schedule=name, microbatches=4) for name in SCHEDULES]
+    more += [Layout(pp=2, schedule="interleaved", chunks=2, cut="cost", microbatches=2)]
+    more += [Layout(tp=2, pp=2, schedule="zb-v", microbatches=4)] * (comm.size == 4)
     for layout in for_ranks(comm.size, model, train) + more:
         part = part_of(comm, layout)
         if part == MPI.COMM_NULL:
@@ -166,14 +168,6 @@ def test_a_serial_run_sends_nothing():
     """Not even the loss."""
     wire = predict.wire(ModelConfig(), TrainConfig(), Layout(microbatches=4))
     assert wire == {"tp": [0], "pp": [0], "dp": [0]}
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("S, M", [(2, 1), (2, 4), (4, 2), (4, 4), (4, 9), (7, 3)])
-def test_micro_batches_in_flight_have_a_closed_form(schedule, S, M):
-    """For every schedule that there is: the peak of its order on every stage."""
-    orders = make(schedule, S, M).orders
-    assert [IN_FLIGHT[schedule](M, S, s) for s in range(S)] == [peak_in_flight(o) for o in orders]
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])

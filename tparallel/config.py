@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 
 from .errors import ConfigError, LayoutError, TParallelError
-from .pipeline_parallel.schedule import make
+from .pipeline_parallel.schedules import make
 
 ZERO_OPTIONS = ("overlap", "bucket_bytes", "reduce_each", "shard_group", "offload")
 
@@ -102,7 +102,9 @@ class TrainConfig:
 class Layout:
     """How the work is split: tp × pp × dp ranks, a ZeRO stage, a pipeline schedule.
 
-    ``microbatches`` (M) is the number into which each data-parallel rank cuts its rows.
+    ``schedule`` is a name or a text file; ``microbatches`` (M) is the number into which each
+    data-parallel rank cuts its rows; ``chunks`` the parts of the model that a stage holds (0: as
+    many as the schedule needs); ``cut`` says what the parts have in common, blocks or cost.
     """
 
     tp: int = 1
@@ -111,6 +113,8 @@ class Layout:
     zero: int = 0
     schedule: str = ""  # "": 1f1b where pp > 1
     microbatches: int = 1
+    chunks: int = 0
+    cut: str = "even"  # or "cost": pipeline_parallel/stage.py
     overlap: bool = True  # send gradients and fetch parameters while layers compute
     bucket_bytes: int = 0  # join layers into messages of at most this size; 0: a layer each
     reduce_each: str = "microbatch"  # zero 2, 3: or "step": add whole gradients up locally first
@@ -120,6 +124,8 @@ class Layout:
     def __post_init__(self):
         for axis in ("tp", "pp", "dp", "microbatches"):
             _at_least(1, axis, getattr(self, axis), LayoutError)
+        _at_least(0, "chunks", self.chunks, LayoutError)
+        _one_of("cut", self.cut, ("even", "cost"), LayoutError)
         if self.zero not in (0, 1, 2, 3):
             raise LayoutError(f"ZeRO has four stages: zero = {self.zero}. Use zero 0, 1, 2 or 3.")
         if self.zero and self.dp == 1:
@@ -161,6 +167,8 @@ class Layout:
         parts = [f"{a}={getattr(self, a)}" for a in ("tp", "pp", "dp") if getattr(self, a) > 1]
         if self.pp > 1:
             parts.append(self.schedule)
+            parts += [f"chunks={self.chunks}"] * (self.chunks > 0)
+            parts += [f"cut={self.cut}"] * (self.cut != "even")
         if self.dp > 1:
             parts.append(f"zero={self.zero}")
         for f in ZERO_OPTIONS:
@@ -207,11 +215,17 @@ def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | N
             f"every tp rank needs a row of the vocabulary: V = {model.V}, tp = {tp}. "
             f"Use tp {_either(fitting)}."
         )
-    make(layout.schedule, pp, M)
+    schedule = make(layout.schedule, pp, M, layout.chunks)
     if pp > model.L:
         raise LayoutError(
             f"every pipeline stage needs a block: L = {model.L}, pp = {pp}. "
             f"Use pp of at most {model.L}, or more layers."
+        )
+    if schedule.chunks > model.L:
+        raise LayoutError(
+            f"every chunk of a pipeline needs a block: L = {model.L}, {layout.schedule} cuts the "
+            f"model into {schedule.chunks} chunks. Use L of {schedule.chunks} or more, or "
+            "fewer stages."
         )
     if train.global_batch % (dp * M):
         raise LayoutError(

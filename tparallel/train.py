@@ -7,8 +7,9 @@ from .comm.link import Link
 from .comm.mesh import Mesh
 from .config import Layout, ModelConfig, TrainConfig, check
 from .pipeline_parallel.execute import Executor
-from .pipeline_parallel.schedule import forward_only, make
-from .pipeline_parallel.stage import Chunk, layers_of_chunk, units_of_chunk
+from .pipeline_parallel.schedule import forward_only
+from .pipeline_parallel.schedules import make
+from .pipeline_parallel.stage import Chunk, cut_layers, stored_units
 from .serial.parameters import initial
 from .tensor_parallel.model import layer_functions, loss_functions
 from .tensor_parallel.split import shard, unshard
@@ -30,13 +31,15 @@ class Trainer:
     ):
         check(model, train, layout, comm.size)
         self.model, self.train, self.layout = model, train, layout
-        self.mesh = mesh = Mesh(layout, comm, link)
-        self.schedule = make(layout.schedule, layout.pp, layout.microbatches)
-        mine = [c for c, stage in enumerate(self.schedule.placement) if stage == mesh.pp.rank]
-        chunks = len(self.schedule.placement)
-        units = [u for c in mine for u in units_of_chunk(model.L, chunks, c, model.tied)]
+        self.schedule = make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
+        self.forwards = forward_only(self.schedule)
+        where = self.schedule.placement
+        self.mesh = mesh = Mesh(layout, comm, link, ends=(where[0], where[-1]))
+        layers = cut_layers(model, len(where), layout.cut)
+        mine = self.schedule.chunks_of(mesh.pp.rank)
+        units = stored_units([layer for c in mine for layer in layers[c]], model.tied)
         self.store = Store(
-            ((unit, self._initial(unit)) for unit in dict.fromkeys(units)),
+            ((unit, self._initial(unit)) for unit in units),
             layout.zero,
             mesh,
             train,
@@ -44,7 +47,7 @@ class Trainer:
         )
         functions = layer_functions(mesh.tp, model.V)
         self.executor = Executor(
-            {c: Chunk(layers_of_chunk(model.L, chunks, c), functions, self.store) for c in mine},
+            {c: Chunk(layers[c], functions, self.store) for c in mine},
             scaled(loss_functions(mesh.tp, model.V), self.store.loss_scale),
             mesh.pp,
             (layout.rows(train.global_batch), model.T, model.D),
@@ -75,9 +78,8 @@ class Trainer:
 
     def evaluate(self, tokens, targets) -> float:
         """Loss of a global batch (G, T), without gradients, the same on every rank."""
-        schedule = forward_only(self.layout.pp, self.layout.microbatches)
         mine = self._mine(tokens), self._mine(targets)
-        loss, _ = self.executor.run(schedule, *mine, tokens.size)
+        loss, _ = self.executor.run(self.forwards, *mine, tokens.size)
         return totals(self.store, loss)[0]
 
     def _mine(self, rows):

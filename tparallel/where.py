@@ -17,8 +17,8 @@ import numpy as np
 from .comm.mesh import Coords, coords
 from .config import Layout, ModelConfig, TrainConfig
 from .errors import ConfigError
-from .pipeline_parallel.schedule import make
-from .pipeline_parallel.stage import units_of_chunk
+from .pipeline_parallel.schedules import make
+from .pipeline_parallel.stage import cut_layers, stored_units
 from .serial.parameters import shapes
 from .tensor_parallel.split import SPLIT_DIM, is_split, part, shard_shape
 from .zero.partition import Partition, buckets
@@ -76,11 +76,10 @@ def where(name: str, model: ModelConfig, train: TrainConfig, layout: Layout) -> 
 
 def stored_on(stage: int, model: ModelConfig, layout: Layout) -> list[str]:
     """The layers (and the shared table, if tied) whose parameters a pipeline stage stores."""
-    placement = make(layout.schedule, layout.pp, layout.microbatches).placement
-    chunks = len(placement)
-    mine = [chunk for chunk, on in enumerate(placement) if on == stage]
-    units = [u for chunk in mine for u in units_of_chunk(model.L, chunks, chunk, model.tied)]
-    return list(dict.fromkeys(units))
+    schedule = make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
+    layers = cut_layers(model, schedule.chunks, layout.cut)
+    mine = [layer for chunk in schedule.chunks_of(stage) for layer in layers[chunk]]
+    return stored_units(mine, model.tied)
 
 
 def partition(

@@ -135,7 +135,7 @@ class Axis:
             stamped()
 
         self._record(begun, "send", what, x.nbytes, x.nbytes)
-        return Pending(self.ledger, self.name, "send", what, finish)
+        return Pending(self.ledger, self.name, "send", what, finish, moving.test)
 
     def recv(self, x, *, source: int, tag: int, what: str):
         """Fill ``x`` with the message of that tag from rank ``source``."""

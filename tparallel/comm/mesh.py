@@ -38,15 +38,16 @@ def rank_of(c: Coords, layout: Layout) -> int:
 class Mesh:
     """This rank's three axes, and the ledger that they share.
 
-    ``ends`` joins the first and the last pipeline stage, for what both hold (tied embeddings);
-    it is counted as part of ``pp``, and None on the stages between.
+    ``ends`` joins the stages of the first and the last chunk, for what both hold (tied
+    embeddings); it is counted as part of ``pp``, and None on other stages.  They are the first and
+    the last stage unless ``ends`` says otherwise: one and the same where the pipeline is folded.
 
     ``shard`` and ``replicas`` are the two factors of dp under hybrid sharding: the group of
     neighbours over which ZeRO cuts, and the ranks that hold the same shard in other groups.
     Otherwise ``shard`` is ``dp`` itself, and ``replicas`` None.
     """
 
-    def __init__(self, layout: Layout, comm, link: Link | None = None):
+    def __init__(self, layout: Layout, comm, link: Link | None = None, ends=None):
         if comm.size != layout.ranks:
             raise ValueError(f"{layout} needs {layout.ranks} ranks, got {comm.size}")
         self.layout, self.comm, self.ledger = layout, comm, Ledger()
@@ -67,10 +68,10 @@ class Mesh:
             self.shard = Axis("shard", part, self.ledger, crowded, link)
             part = comm.Split(color=rank_of(here._replace(dp=self.shard.rank), layout), key=here.dp)
             self.replicas = Axis("replicas", part, self.ledger, crowded, link)
-        at_end = here.pp in (0, layout.pp - 1)
-        ring = rank_of(here._replace(pp=0), layout) if at_end else MPI.UNDEFINED
+        ends = ends or (0, layout.pp - 1)
+        ring = rank_of(here._replace(pp=ends[0]), layout) if here.pp in ends else MPI.UNDEFINED
         part = comm.Split(color=ring, key=here.pp)
-        self.ends = Axis("pp", part, self.ledger, crowded, link) if at_end else None
+        self.ends = Axis("pp", part, self.ledger, crowded, link) if here.pp in ends else None
 
     dp: Axis
     pp: Axis

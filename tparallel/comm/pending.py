@@ -10,8 +10,9 @@ class Pending:
     """``wait()`` finishes the verb and returns its result; the ledger learns when it was posted,
     when somebody began to wait for it, and when it was there."""
 
-    def __init__(self, ledger: Ledger, axis: str, op: str, what: str, finish: Callable):
+    def __init__(self, ledger: Ledger, axis: str, op: str, what: str, finish: Callable, test=None):
         self.ledger, self.axis, self.op, self.what, self.finish = ledger, axis, op, what, finish
+        self.test = test  # asks without waiting, where the verb can be asked
         self.posted = time.monotonic()
         self.done = False
         self.result = None
@@ -24,3 +25,9 @@ class Pending:
             event = Event(self.axis, self.op, self.what, self.posted, waited, time.monotonic())
             self.ledger.arrived(event)
         return self.result
+
+    def is_done(self) -> bool:
+        """True once the verb is over, without waiting for it (it is finished then)."""
+        if not self.done and self.test is not None and self.test():
+            self.wait()
+        return self.done

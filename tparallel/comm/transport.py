@@ -27,6 +27,9 @@ class Moving:
     def __init__(self, request, arrays, naps: bool, after=None):
         self.request, self.arrays, self.naps, self.after = request, arrays, naps, after
 
+    def test(self) -> bool:
+        return self.request.Test()
+
     def wait(self) -> None:
         """MPICH's waiting ranks spin on a core that a working rank may need: look, then nap."""
         if self.naps:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import Layout, ModelConfig, TrainConfig, replace
 from ..layouts import microbatches
-from ..pipeline_parallel.schedule import SCHEDULES
+from ..pipeline_parallel.schedules import SCHEDULES
 
 HELP = {
     "L": "blocks",
@@ -20,7 +20,9 @@ HELP = {
     "pp": "pipeline stages: ranks that hold different layers",
     "dp": "ranks that work on different rows of the batch",
     "zero": "ZeRO stage 0 to 3: what the dp ranks hold only a shard of",
-    "schedule": f"order of the pipeline's work: {', '.join(SCHEDULES)}",
+    "schedule": f"order of the pipeline's work: {', '.join(SCHEDULES)}, or a text file",
+    "chunks": "parts of the model that each pipeline stage holds",
+    "cut": "parts with as many blocks each (even), or that cost the same (cost)",
     "microbatches": "M, parts into which each dp rank cuts its rows",
     "overlap": "send gradients and fetch parameters while layers compute",
     "bucket_bytes": "join layers into messages of at most this size; 0 for a message per layer",
@@ -49,6 +51,7 @@ DEFAULTS = {  # where the field's own default would not say it
     "dp": "the ranks that tp × pp leave over",
     "schedule": "1f1b where pp > 1",
     "microbatches": "4, 2 or 1 where pp > 1, else 1",
+    "chunks": "as many as the schedule needs",
 }
 
 

@@ -1,7 +1,13 @@
 """Which layers live here, and in what order do they run?
 
-A schedule is data, and goes through five hands: ``schedule`` writes the order of computations of
-every stage, ``program`` adds the messages that it implies, ``simulate`` runs it in virtual time
-(and refuses what is incomplete or would deadlock), ``draw`` shows it, ``execute`` runs it.
-``stage`` says which layers a stage holds.
+A schedule is data, and everything is done to the same data:
+
+``schedule``   what one is: chunk -> stage, and the order of computations of every stage
+``schedules``  the eight of the field, each a short function; ``text`` reads your own
+``simulate``   runs it in virtual time; ``timeline`` says what comes out: makespan, bubble, path
+``program``    adds the messages that it implies, by a local rule
+``validate``   refuses what cannot run; ``messages`` refuses messages that do not meet
+``draw`` ``svg`` ``trace``   show it: in the terminal, as a picture, for a trace viewer
+``stage``      which layers a chunk holds, and the loop over them
+``execute``    runs it; ``measured`` brings every rank's clock together
 """

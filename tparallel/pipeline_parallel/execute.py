@@ -1,11 +1,10 @@
 """Run one stage's program for real.
 
-Sends are posted and not waited for until the step is over or their memory is wanted: with
-blocking sends 1F1B deadlocks as soon as messages are too large to be buffered (neighbours send to
-each other at once).  The tag of a message carries micro-batch, chunk and direction, so that no
-message can be taken for another.
+Sends are posted and not waited for: with blocking sends 1F1B deadlocks as soon as messages are too
+large to be buffered (neighbours send to each other at once).  A sent array is dropped as soon as
+its message is gone, a cache as soon as its backward has read it.
 
-Communicates:  per micro-batch and boundary, B T D elements downstream and B T D upstream
+Communicates:  per micro-batch and boundary between stages, B T D elements downstream and upstream
 Source:        Narayanan et al. 2021, section 2.2
 """
 
@@ -13,7 +12,8 @@ import time
 from typing import NamedTuple
 
 from ..backend import xp
-from .program import RECV_DX, RECV_X, SEND_DX, SEND_X, Instruction, program
+from .messages import checked
+from .program import RECV_X, SEND_X, SENDS, Instruction
 from .schedule import BW, B, F, Schedule, W
 
 
@@ -38,27 +38,35 @@ class Executor:
         the loss and a list of ``Done``; gradients go to the chunks' store.  ``after`` is called
         with this executor after every computation (to look at what is held)."""
         self.tokens, self.targets, self.count = tokens, targets, count
-        self.last = len(schedule.placement) - 1
-        self.backward_follows = schedule.name != "forward"
+        self.last = schedule.chunks - 1
+        self.backward_follows = not schedule.is_forward_only()
         self.x: dict = {}  # inputs and, going back, gradients of outputs: (chunk, micro-batch)
         self.dy: dict = {}
-        self.caches: dict = {}
-        self.wcaches: dict = {}
-        self.loss, posted, timeline = 0.0, [], []
-        for i in program(schedule, self.pp.rank):
+        self.caches: dict = {}  # from forward to backward
+        self.wcaches: dict = {}  # from the first half of backward to the second
+        self.posted: list = []  # sends under way, each with its array
+        self.loss, timeline = 0.0, []
+        for i in checked(schedule, self.pp.rank):
             if i.op in self.do:
                 start = time.perf_counter()
                 self.do[i.op](i.chunk, i.microbatch)
                 timeline.append(Done(i, start, time.perf_counter()))
                 if after:
                     after(self)
-            elif i.op in (SEND_X, SEND_DX):
-                posted.append(self._send(i))
+            elif i.op in SENDS:
+                self._send(i)
             else:
                 self._receive(i)
-        for message in posted:
+            self.posted = [message for message in self.posted if not message.is_done()]
+        for message in self.posted:
             message.wait()
+        self.posted.clear()
         return float(self.loss), timeline
+
+    @property
+    def in_flight(self) -> int:
+        """Activations held: caches that wait for backward, or for its second half."""
+        return len(self.caches) + len(self.wcaches)
 
     def _forward(self, chunk: int, m: int) -> None:
         x = xp.array(self.tokens[m]) if chunk == 0 else self.x.pop((chunk, m))
@@ -96,20 +104,14 @@ class Executor:
         if chunk > 0:
             self.dy[chunk - 1, m] = dx
 
-    def _send(self, i: Instruction):
+    def _send(self, i: Instruction) -> None:
         if i.op == SEND_X:
-            x, to_chunk = self.x.pop((i.chunk + 1, i.microbatch)), i.chunk + 1
+            x, what = self.x.pop((i.chunk + 1, i.microbatch)), "x"
         else:
-            x, to_chunk = self.dy.pop((i.chunk - 1, i.microbatch)), i.chunk - 1
-        tag = self._tag(i.microbatch, to_chunk, i.op == SEND_DX)
-        return self.pp.send(x, to=i.peer, tag=tag, what="x" if i.op == SEND_X else "dx")
+            x, what = self.dy.pop((i.chunk - 1, i.microbatch)), "dx"
+        self.posted.append(self.pp.send(x, to=i.peer, tag=i.tag, what=what))
 
     def _receive(self, i: Instruction) -> None:
-        into = self.x if i.op == RECV_X else self.dy
+        into, what = (self.x, "x") if i.op == RECV_X else (self.dy, "dx")
         x = xp.empty(self.shape, self.dtype)
-        tag = self._tag(i.microbatch, i.chunk, i.op == RECV_DX)
-        what = "x" if i.op == RECV_X else "dx"
-        into[i.chunk, i.microbatch] = self.pp.recv(x, source=i.peer, tag=tag, what=what)
-
-    def _tag(self, m: int, to_chunk: int, backward: bool) -> int:
-        return (m * (self.last + 1) + to_chunk) * 2 + backward
+        into[i.chunk, i.microbatch] = self.pp.recv(x, source=i.peer, tag=i.tag, what=what)

@@ -1,88 +1,86 @@
-"""A schedule: for every stage the order of its computations, and nothing else.
+"""A schedule: which stage holds which part of the model, and what every stage computes, in order.
 
 The model is cut into *chunks* of consecutive layers; ``placement[chunk]`` is the stage that holds
-it (chunk i on stage i for the schedules here; several chunks per stage where they interleave).
+it.  One chunk per stage is the plain pipeline; schedules that interleave or fold it have several.
 Messages are not written here: ``program.py`` derives them.
+
+An action is a row of three integers, (operation, chunk, micro-batch), and a stage's order an
+array of such rows, so that a thousand stages with thousands of micro-batches can be simulated.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import LayoutError
+import numpy as np
 
-F = "F"  # forward
-B = "B"  # backward, gradient of the input: what the stage before waits for
-W = "W"  # backward, gradient of the weights: what only the optimizer waits for
-BW = "BW"  # both halves at once
+F, B, W, BW = range(4)
+NAMES = ("F", "B", "W", "BW")
+MEANING = {
+    F: "forward",
+    B: "backward, gradient of the input: what the chunk before waits for",
+    W: "backward, gradient of the weights: what only the optimizer waits for",
+    BW: "both halves of backward at once",
+}
 
 
 class Action(NamedTuple):
-    op: str
+    op: int
     chunk: int
     microbatch: int
 
+    def __str__(self) -> str:
+        return f"{self.chunk}{NAMES[self.op]}{self.microbatch}"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Schedule:
     name: str
     microbatches: int
     placement: tuple[int, ...]  # chunk -> stage
-    orders: tuple[tuple[Action, ...], ...]  # stage -> its computations, in order
+    orders: tuple[np.ndarray, ...]  # stage -> (actions, 3): its computations, in order
 
     @property
     def stages(self) -> int:
         return len(self.orders)
 
+    @property
+    def chunks(self) -> int:
+        return len(self.placement)
 
-def gpipe(stage: int, S: int, M: int) -> list[Action]:
-    """All forwards, then all backwards: M micro-batches are in flight on every stage.
+    def actions(self, stage: int) -> list[Action]:
+        return [Action(*row) for row in self.orders[stage].tolist()]
 
-    Source: Huang et al. 2019, figure 2c.
+    def chunks_of(self, stage: int) -> list[int]:
+        return [chunk for chunk, at in enumerate(self.placement) if at == stage]
+
+    def is_forward_only(self) -> bool:
+        return all((order[:, 0] == F).all() for order in self.orders)
+
+
+def schedule_of(name: str, M: int, placement, orders) -> Schedule:
+    """``orders``: for every stage its actions, in anything that yields (op, chunk, micro-batch).
+    Micro-batches from M on are left out: a rule may be written for a number that suits it."""
+    arrays = []
+    for order in orders:
+        rows = np.array(order, np.int32).reshape(-1, 3)
+        arrays.append(rows[rows[:, 2] < M])
+    return Schedule(name, M, tuple(placement), tuple(arrays))
+
+
+def forward_only(schedule: Schedule) -> Schedule:
+    """The forwards of a schedule, in its own order: for evaluation."""
+    orders = tuple(order[order[:, 0] == F] for order in schedule.orders)
+    return Schedule(f"{schedule.name} forward", schedule.microbatches, schedule.placement, orders)
+
+
+def in_flight(order: np.ndarray) -> np.ndarray:
+    """(actions,): how many activations a stage holds after each action: a forward makes one, a
+    weight gradient (alone or joined) releases it.  One activation is a chunk's, of a micro-batch.
     """
-    return [Action(F, stage, m) for m in range(M)] + [Action(BW, stage, m) for m in range(M)]
+    change = np.array([1, 0, -1, -1])  # F, B, W, BW
+    return np.cumsum(change[order[:, 0]])
 
 
-def one_f_one_b(stage: int, S: int, M: int) -> list[Action]:
-    """Fill the pipeline, then one forward, one backward: at most S − stage are in flight.
-
-    Source: Narayanan et al. 2021, section 2.2.1 (PipeDream-Flush).
-    """
-    ahead = min(S - 1 - stage, M)  # forwards before the first backward
-    order = [Action(F, stage, m) for m in range(ahead)]
-    for m in range(M - ahead):
-        order += [Action(F, stage, ahead + m), Action(BW, stage, m)]
-    return order + [Action(BW, stage, m) for m in range(M - ahead, M)]
-
-
-SCHEDULES: dict[str, Callable[[int, int, int], list[Action]]] = {
-    "gpipe": gpipe,
-    "1f1b": one_f_one_b,
-}
-
-
-def make(name: str, S: int, M: int) -> Schedule:
-    """The schedule of that name for S stages and M micro-batches; one stage needs no name."""
-    if S > 1 and name not in SCHEDULES:
-        raise LayoutError(
-            f"schedule is not one that is known: schedule = {name}. "
-            f"Use schedule {' or '.join(SCHEDULES)}."
-        )
-    rule = SCHEDULES.get(name, one_f_one_b)
-    orders = tuple(tuple(rule(stage, S, M)) for stage in range(S))
-    return Schedule(name, M, tuple(range(S)), orders)
-
-
-def forward_only(S: int, M: int) -> Schedule:
-    """For evaluation."""
-    orders = tuple(tuple(Action(F, stage, m) for m in range(M)) for stage in range(S))
-    return Schedule("forward", M, tuple(range(S)), orders)
-
-
-def peak_in_flight(order) -> int:
-    """The most micro-batches whose caches a stage holds at once."""
-    held = peak = 0
-    for action in order:
-        held += {F: 1, BW: -1, W: -1}.get(action.op, 0)
-        peak = max(peak, held)
-    return peak
+def peak_in_flight(order: np.ndarray) -> int:
+    """The most activations that a stage holds at once."""
+    return int(in_flight(order).max(initial=0))

@@ -1,25 +1,66 @@
-"""A chunk of consecutive layers: the loop of serial/model.py over some of the layers.
+"""Which layers a chunk holds, and the loop of serial/model.py over them.
 
-Which layers: blocks as evenly as can be, the embedding with the first, the head with the last.
+The embedding goes with the first blocks, the head with the last.  ``cut`` says where the cuts are:
+
+``even``  as many blocks everywhere as can be; the head comes on top on the last chunk
+``cost``  so that the slowest chunk is as fast as can be: the head's product with the vocabulary
+          counts, which is a dozen blocks' work in a small model with a large vocabulary
 """
 
 from ..comm.axis import pieces
+from ..config import ModelConfig
+from ..errors import LayoutError
 from ..serial.model import kind
 from ..serial.parameters import layer_names, stored_in
 
 
-def layers_of_chunk(L: int, chunks: int, chunk: int) -> list[str]:
-    """The layers of one of ``chunks`` parts; L need not be divisible."""
-    embed, *blocks, head = layer_names(L)
-    counts = pieces(L, chunks)
-    start = sum(counts[:chunk])
-    mine = blocks[start : start + counts[chunk]]
-    return [embed] * (chunk == 0) + mine + [head] * (chunk == chunks - 1)
+def cut_layers(c: ModelConfig, chunks: int, cut: str = "even") -> list[list[str]]:
+    """The layers of every chunk; L need not be divisible."""
+    if chunks > c.L:
+        raise LayoutError(
+            f"every chunk of a pipeline needs a block: L = {c.L}, {chunks} chunks. Use fewer "
+            f"stages or chunks, or L of {chunks} or more."
+        )
+    embed, *blocks, head = layer_names(c.L)
+    counts = pieces(c.L, chunks) if cut == "even" else by_cost(c, chunks)
+    out = []
+    for count in counts:
+        out.append(blocks[:count])
+        blocks = blocks[count:]
+    out[0].insert(0, embed)
+    out[-1].append(head)
+    return out
 
 
-def units_of_chunk(L: int, chunks: int, chunk: int, tied: bool) -> list[str]:
-    """What the chunk must store: its layers, and the shared table on both ends if tied."""
-    layers = layers_of_chunk(L, chunks, chunk)
+def by_cost(c: ModelConfig, chunks: int) -> list[int]:
+    """Blocks per chunk, such that the costliest chunk is as cheap as can be; of equals, the most
+    even.  Dynamic programming: the best way to put n blocks into the first k chunks, for all n."""
+    cost = layer_cost(c)
+    best = {0: (0.0, 0.0, ())}  # blocks -> (costliest chunk, sum of squares, blocks per chunk)
+    for k in range(chunks):
+        ends = cost["embed"] * (k == 0) + cost["head"] * (k == chunks - 1)
+        ways: dict[int, list] = {}
+        for n, (worst, squares, counts) in best.items():
+            for mine in range(c.L - n - (chunks - 1 - k), 0, -1):
+                here = mine * cost["block"] + ends
+                way = (max(worst, here), squares + here**2, (*counts, mine))
+                ways.setdefault(n + mine, []).append(way)
+        best = {n: min(found, key=lambda way: way[:2]) for n, found in ways.items()}
+    return list(best[c.L][2])
+
+
+def layer_cost(c: ModelConfig) -> dict[str, float]:
+    """Multiply-adds per token in forward.  Backward is twice that, for each of them alike; a
+    block's attention looks at T positions, of which the causal mask leaves half.
+
+    Source: Narayanan et al. 2021, appendix
+    """
+    block = 4 * c.D * c.D + 2 * c.D * c.F + c.T * c.D
+    return {"embed": 0.0, "block": float(block), "head": float(c.D * c.V)}
+
+
+def stored_units(layers: list[str], tied: bool) -> list[str]:
+    """What a rank with these layers must store: them, or the table that two of them share."""
     return list(dict.fromkeys(unit for layer in layers for unit in stored_in(layer, tied)))
 
 

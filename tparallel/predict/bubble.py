@@ -1,8 +1,8 @@
 """The share of a training step in which the pipeline's stages compute nothing."""
 
 from ..config import Layout
-from ..pipeline_parallel import simulate
-from ..pipeline_parallel.schedule import make
+from ..pipeline_parallel.simulate import simulate
+from .part import schedule
 
 
 def bubble(layout: Layout) -> float | None:
@@ -13,5 +13,4 @@ def bubble(layout: Layout) -> float | None:
     """
     if layout.pp == 1:
         return None
-    schedule = make(layout.schedule, layout.pp, layout.microbatches)
-    return simulate.bubble(simulate.simulate(schedule), layout.pp)
+    return simulate(schedule(layout)).bubble

@@ -17,22 +17,27 @@ Activations, what a micro-batch of R = B T tokens keeps from forward to backward
                                                  message, the target's score); with it the target:
                                                  8 bytes, and 1 more that says whose it is
 
-times the micro-batches in flight on the stage: M under GPipe, min(M, S − stage) under 1F1B.
+and from the first half of its backward to the second, where the schedule runs them apart:
+
+    block  R (8 D + (4 D + 2 F) / t)   the inputs of its products, and what came back to them
+    embed  the tokens, and R D         head  R (3 D + V)
+
+A stage holds as many of both as its schedule has in flight: M under GPipe, min(M, S − stage) under
+1F1B; in general the peak over its order, in which F adds the first, B exchanges it for the second,
+and W, or a joined backward, takes it away.
 
 Source: Rajbhandari et al. 2020, section 5 (states); Korthikanti et al. 2022, section 4 (the same
 count for other kernels); Narayanan et al. 2021, section 2.2 (in flight)
 """
 
+from itertools import islice
+
 from ..config import Layout, ModelConfig, TrainConfig
-from .part import ITEMSIZE, Part, group, parts, shard, units
+from ..pipeline_parallel.schedule import BW, B, F, W
+from .part import ITEMSIZE, Part, group, parts, schedule, shard, units
 
 ID = 8  # bytes of a token number (int64)
 SHARDED_FROM = {"params": 3, "grads": 2, "optimizer": 1}  # the ZeRO stage
-IN_FLIGHT = {
-    "": lambda M, S, stage: 1,
-    "gpipe": lambda M, S, stage: M,
-    "1f1b": lambda M, S, stage: min(M, S - stage),
-}
 
 
 def held(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[int]]:
@@ -74,24 +79,41 @@ def _states(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> dict
 
 
 def _activations(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
+    held = peak = 0
+    for op, chunk, _ in schedule(layout).orders[p.pp].tolist():
+        kept, late = _per_token(c, train, layout, p, chunk)
+        held += {F: kept, B: late - kept, W: -late, BW: -kept}[op]
+        peak = max(peak, held)
+    return peak * layout.rows(train.global_batch) * c.T
+
+
+def _per_token(
+    c: ModelConfig, train: TrainConfig, layout: Layout, p: Part, chunk: int
+) -> tuple[int, int]:
+    """Bytes that a chunk keeps from forward to backward, and from one half of it to the other."""
     t, size = layout.tp, max(4, ITEMSIZE[train.dtype])
-    token = p.blocks * size * (4 * c.D + 2 + (4 * c.D + c.H * c.T + 2 * c.F) // t)  # bytes
-    if p.first:
-        token += ID
-    if p.last:
-        token += size * (2 * c.D + 1)
-        token += size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1
-    in_flight = IN_FLIGHT[layout.schedule](layout.microbatches, layout.pp, p.pp)
-    return in_flight * layout.rows(train.global_batch) * c.T * token
+    kept = p.chunks[chunk] * size * (4 * c.D + 2 + (4 * c.D + c.H * c.T + 2 * c.F) // t)
+    late = p.chunks[chunk] * size * (8 * c.D + (4 * c.D + 2 * c.F) // t)
+    if p.first and chunk == min(p.chunks):
+        kept += ID
+        late += ID + size * c.D
+    if p.last and chunk == max(p.chunks):
+        kept += size * (2 * c.D + 1)
+        kept += size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1
+        late += size * (3 * c.D + p.V)
+    return kept, late
 
 
 def _gathered(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     if layout.zero < 3:
         return 0
     n, own = group(layout), units(c, train, layout, p)
-    layers = ["embed"] * p.first + [f"block {i} of the stage" for i in range(p.blocks)]
-    layers += ["head"] * p.last
-    ahead = 2 if layout.overlap and len(layers) > 1 else 1
-    at_once = [set(layers[i : i + ahead]) for i in range(len(layers) - ahead + 1)]
+    blocks = iter(f"block {i} of the stage" for i in range(p.blocks))
+    at_once: list[set[str]] = []
+    for chunk, count in p.chunks.items():
+        layers = ["embed"] * (p.first and chunk == min(p.chunks)) + [*islice(blocks, count)]
+        layers += ["head"] * (p.last and chunk == max(p.chunks))
+        ahead = 2 if layout.overlap and len(layers) > 1 else 1
+        at_once += [set(layers[i : i + ahead]) for i in range(len(layers) - ahead + 1)]
     gathered = [sum(n * shard(u.elements, n) for u in own if now & {*u.users}) for now in at_once]
     return max(gathered) * ITEMSIZE[train.dtype]

@@ -3,6 +3,9 @@
 from typing import NamedTuple
 
 from ..config import Layout, ModelConfig, TrainConfig
+from ..pipeline_parallel.schedule import Schedule
+from ..pipeline_parallel.schedules import make
+from ..pipeline_parallel.stage import by_cost
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # as stored and sent
 
@@ -11,10 +14,14 @@ class Part(NamedTuple):
     dp: int  # the rank's place on each axis; tp varies fastest, then pp, then dp
     pp: int
     tp: int
-    blocks: int  # of this stage
+    chunks: dict[int, int]  # of this stage: number of the chunk, and its blocks
     V: int  # rows of the vocabulary
     first: bool  # the stage with the embedding
     last: bool  # the stage with the head
+
+    @property
+    def blocks(self) -> int:
+        return sum(self.chunks.values())
 
 
 class Unit(NamedTuple):
@@ -28,8 +35,16 @@ class Unit(NamedTuple):
 def part(c: ModelConfig, layout: Layout, rank: int) -> Part:
     rest, tp = divmod(rank, layout.tp)
     dp, pp = divmod(rest, layout.pp)
-    blocks, V = cut(c.L, layout.pp, pp), cut(c.V, layout.tp, tp)
-    return Part(dp, pp, tp, blocks, V, pp == 0, pp == layout.pp - 1)
+    where = schedule(layout).placement
+    n = len(where)
+    blocks = by_cost(c, n) if layout.cut == "cost" else [cut(c.L, n, chunk) for chunk in range(n)]
+    chunks = {chunk: blocks[chunk] for chunk in range(n) if where[chunk] == pp}
+    return Part(dp, pp, tp, chunks, cut(c.V, layout.tp, tp), pp == where[0], pp == where[-1])
+
+
+def schedule(layout: Layout) -> Schedule:
+    """Which stage holds which chunk, and what it computes in which order."""
+    return make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
 
 
 def parts(c: ModelConfig, layout: Layout) -> list[Part]:

@@ -8,8 +8,9 @@ What a step sends, with R = B T tokens to a micro-batch and M micro-batches:
 
     tp   M × all_reduce of R D elements, 4 for each block, 1 for the embedding, 1 for the head;
          and, with the head, all_reduces of R and of 2 R elements for the loss
-    pp   M R D for each neighbour of the stage; a tied table: one all_reduce of its gradient (of
-         its shard, where ZeRO shards the sum) between the first and the last stage
+    pp   M R D for each chunk before or after one of this stage that lives on another stage; a tied
+         table: one all_reduce of its gradient (of its shard, where ZeRO shards the sum) between
+         the stages of the first and the last chunk
     dp   for each unit (``part.units``), of n s elements with s = ⌈Ψ_u / n⌉, used by k layers here:
          stage 0  an all_reduce                                          2 (n−1) s
          stage 1  a reduce_scatter and an all_gather                     2 (n−1) s
@@ -27,7 +28,7 @@ Narayanan et al. 2021, section 3.2 (pp); Rajbhandari et al. 2020, section 7 (dp)
 
 from ..config import Layout, ModelConfig, TrainConfig
 from .held import SHARDED_FROM
-from .part import ITEMSIZE, Part, cut, group, parts, shard, units
+from .part import ITEMSIZE, Part, cut, group, parts, schedule, shard, units
 
 AXES = ("tp", "pp", "dp")
 
@@ -70,15 +71,18 @@ def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
 
 def _pp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     R = layout.rows(train.global_batch) * c.T
-    return layout.microbatches * R * c.D * ((not p.first) + (not p.last))
+    where = schedule(layout).placement
+    next_to = [n for chunk in p.chunks for n in (chunk - 1, chunk + 1) if 0 <= n < len(where)]
+    return layout.microbatches * R * c.D * sum(where[n] != p.pp for n in next_to)
 
 
 def _tied(c: ModelConfig, layout: Layout, p: Part) -> int:
-    if not c.tied or layout.pp == 1 or not (p.first or p.last):
+    if not c.tied or p.first == p.last:
         return 0
+    where = schedule(layout).placement
     table = shard(p.V * c.D, group(layout))
     whole = table if layout.zero else table * group(layout)
-    return all_reduce(whole, 2, 0 if p.first else 1)
+    return all_reduce(whole, 2, int(p.pp == max(where[0], where[-1])))
 
 
 def vectors(zero: int, M: int = 1, reduce_each: str = "microbatch", users: int = 1) -> int:

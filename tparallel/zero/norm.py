@@ -34,7 +34,7 @@ def square_sum(store) -> float:
     if mesh.replicas and mesh.replicas.rank > 0:
         return total
     for bucket, part in store.partitions.items():
-        if bucket == "vocab" and mesh.pp.rank > 0:
+        if bucket == "vocab" and mesh.ends.rank > 0:
             continue
         g = store.grads[bucket]
         g = g if store.sharded("grads") else part.own(g, store.shard.rank)

@@ -178,7 +178,7 @@ class Store:
         self.in_flight.land()
         self.summed.clear()
         for b, g in self.grads.items():
-            shared = self.mesh.ends if b == "vocab" and self.mesh.pp.size > 1 else None
+            shared = self.mesh.ends if b == "vocab" and self.mesh.ends.size > 1 else None
             for axis in filter(None, (self.mesh.replicas, shared)):
                 part = self._updated(g, "grads", b)
                 axis.all_reduce(part, what=f"{b} grads", out=part)
