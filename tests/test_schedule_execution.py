@@ -16,6 +16,7 @@ from tparallel.pipeline_parallel.stage import Chunk, by_cost, cut_layers, layer_
 from tparallel.serial.model import LAYERS, add_grads
 from tparallel.serial.train import initial_params, loss_and_grads, train_step, zeros_like
 from tparallel.train import Trainer
+from tparallel.zero.norm import totals
 
 SIZE = {"D": 12, "H": 4, "T": 6, "V": 13}
 
@@ -37,7 +38,7 @@ def compared(comm, layout, L, dtype, tied=False):
     model, train = configs(layout, L, dtype, tied)
     tokens, targets = batch(model, train.global_batch)
     trainer = Trainer(model, train, layout, comm)
-    loss, _ = trainer.store.totals(trainer.forward_backward(tokens, targets))
+    loss, _ = totals(trainer.store, trainer.forward_backward(tokens, targets))
     grads = trainer.grads()
     trainer.close()
     if grads is None:
@@ -149,8 +150,8 @@ def test_a_joined_backward_is_its_two_halves_bit_for_bit():
         def __init__(self, params):
             self.params, self.grads = params, zeros_like(params)
 
-        def gather(self, layer):
-            return self.params[layer]
+        def gathered(self, layers):
+            return ((layer, self.params[layer]) for layer in layers)
 
         def add_grads(self, layer, new):
             add_grads(self.grads, layer, new)

@@ -251,7 +251,9 @@ def test_every_send_meets_one_receive(name):
         for schedule in (make(name, S, M), forward_only(make(name, S, M))):
             todo = programs(schedule)
             sends = [(s, i.peer, i.tag) for s, p in enumerate(todo) for i in p if i.op in SENDS]
-            receives = [(i.peer, s, i.tag) for s, p in enumerate(todo) for i in p if i.op in RECEIVES]
+            receives = [
+                (i.peer, s, i.tag) for s, p in enumerate(todo) for i in p if i.op in RECEIVES
+            ]
             assert sorted(sends) == sorted(set(receives)) == sorted(receives)
             hops = sum(a != b for a, b in pairwise(schedule.placement))
             assert len(sends) == M * hops * (1 if schedule.is_forward_only() else 2)
@@ -265,10 +267,10 @@ def test_a_message_that_takes_time_makes_the_pipeline_wait_for_it():
 def test_a_drawing_shows_when_each_stage_does_what():
     """1F1B, GPipe and ZB-H1, to the letter; with room for names, and without."""
     assert draw(simulate(make("1f1b", 4, 4)), 35).plain.splitlines() == [
-        "stage 0 0123......a b c d ",
-        "stage 1 .012....a 3b c d ..",
-        "stage 2 ..01..a 2b 3c d ....",
-        "stage 3 ...0a 1b 2c 3d ......",
+        "stage 0 0123......aa.bb.cc.dd",
+        "stage 1 .012....aa3bb.cc.dd..",
+        "stage 2 ..01..aa2bb3cc.dd....",
+        "stage 3 ...0aa1bb2cc3dd......",
     ]
     assert draw(simulate(make("gpipe", 3, 2)), 60).plain.splitlines() == [
         "stage 0 F0  F1  ........................BW0     BW1     ",

@@ -51,11 +51,11 @@ def label(op: int, m: int, width: int) -> str:
     """``F3`` where it fits, else one sign: 3 is the forward of micro-batch 3, d its backward, D
     its weight gradient alone."""
     letter = LETTERS[m % len(LETTERS)]
-    short = str(m)[-width:] if op == F else letter.upper() if op == W else letter
+    short = str(m)[-1] if op == F else letter.upper() if op == W else letter
     for text in (f"{NAMES[op]}{m}", f"{NAMES[op][0]}{m}"):
-        if len(text) <= width:
+        if len(text) + (op == BW) <= width:
             return text.ljust(width)
-    return short.ljust(width)[:width]
+    return (short * width)[:width]
 
 
 def grid(schedule: Schedule, marked: list[tuple[int, int]] = ()) -> str:  # type: ignore[assignment]
