@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console
 
 from .. import data, launch
 from ..config import Layout, ModelConfig, TrainConfig, check
 from ..errors import ConfigError
+from ..report.console import job_console
 from ..report.log import Log, header
 from ..report.screen import Screen
 from ..serial.adamw import learning_rate
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     trainer = Trainer(model, train, layout, comm)
     log = Log(args.log, comm)
     log.write(header(model, train, layout, corpus))
-    screen = Screen(Console(quiet=comm.rank > 0), train.steps)
+    screen = Screen(job_console(comm.rank), train.steps)
     screen.begin(model, train, layout, corpus)
     with launch.stopping() as asked, screen, log:
         run = Run(trainer, corpus, args, log, screen, lambda: bool(comm.allreduce(asked())))
