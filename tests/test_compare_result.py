@@ -147,9 +147,15 @@ def test_the_longest_names_fit_in_the_table(result):
     long["name"], long["tokens_per_second"] = "tp=2 pp=2 dp=2 1f1b zero=3", 987_654.0
     for key in ("held_bytes", "wire_bytes"):
         long[key] = long[f"{key}_predicted"] = {part: [987_654_321] * 8 for part in long[key]}
-    result["rows"] = [long]
+    longer = {**long, "name": long["name"] + " bucket_bytes=100000"}
+    result["rows"] = [long, longer]
     text = shown(result)
-    assert "tp=2 pp=2 dp=2 1f1b zero=3" in text and "988" in text and "987,654" in text
+    assert (
+        "tp=2 pp=2 dp=2 1f1b zero=3" in text
+        and "988" in text
+        and "\nbucket_bytes" in text
+        and "987,654" in text
+    )
     assert all(len(line) <= 100 and "…" not in line for line in text.splitlines())
 
 
@@ -158,6 +164,16 @@ def test_a_narrow_terminal_breaks_lines_and_cuts_nothing_off(result):
     wide, narrow = shown(result), shown(result, width=60)
     assert "…" not in narrow
     assert re.findall(r"[\d.,]+", wide) == re.findall(r"[\d.,]+", narrow)
+
+
+def test_hybrid_sharding_is_sent_over_dp(result):
+    """Its two halves are one column, and a byte too many in either is marked there."""
+    r = row(result, "dp=4 zero=3")
+    wire = r["wire_bytes"] | {"dp": [0] * 4, "shard": [7_000_000] * 4, "replicas": [70_000] * 4}
+    r["wire_bytes"], r["wire_bytes_predicted"] = wire, copy.deepcopy(wire)
+    assert failures(result) == [] and " 7.07 " in shown(result)
+    wire["replicas"][2] += 1
+    assert len(failures(result)) == 1 and " 7.07! " in shown(result)
 
 
 def test_amounts_have_two_or_three_digits():

@@ -6,6 +6,7 @@ Needs matplotlib, the extra ``plot``.
 from pathlib import Path
 from typing import Any
 
+from .table import by_axis
 from .verdict import CURVE
 
 HELD = {  # kind: (title, colour); safe for the colour-blind, and ordered by lightness
@@ -48,12 +49,12 @@ def plot(result: dict, folder: Path) -> Path:
 
 def _bars(ax: Any, rows: list[dict], kind: str, parts: dict, title: str) -> None:
     """Stacked bars, measured; the black tick at the end is the closed form's total."""
-    drawn = {part for row in rows for part in parts if any(row[f"{kind}_bytes"][part])}
+    drawn = {part for row in rows for part in parts if any(by_axis(row[f"{kind}_bytes"])[part])}
     for part, (label, colour) in parts.items():
         if part in drawn:
             ax.barh([0], [0], color=colour, label=label)
     for y, row in enumerate(rows):
-        measured, closed = row[f"{kind}_bytes"], row[f"{kind}_bytes_predicted"]
+        measured, closed = (by_axis(row[f"{kind}_bytes{which}"]) for which in ("", "_predicted"))
         n = row["layout"]["tp"] * row["layout"]["pp"] * row["layout"]["dp"]
         height = GROUP / max(n, 4)  # one rank's bar is as thick as one of four
         for rank in range(n):

@@ -11,7 +11,6 @@ from mpi4py import MPI
 from .. import backend, predict
 from ..comm.transport import cores
 from ..config import as_dict
-from ..predict.wire import AXES
 from ..report.log import versions
 from ..serial.parameters import count
 from .equality import relative_error
@@ -70,7 +69,7 @@ def _row(task: Task, name: str, outcome: Outcome, curve: list[float]) -> dict:
         "loss_curve_error": max(relative_error(a, b) for a, b in zip(losses, curve)),
         "held_bytes": {kind: [own.held[kind] for own in ranks] for kind in ranks[0].held},
         "held_bytes_predicted": predict.held(task.model, task.train, layout),
-        "wire_bytes": {axis: [own.wire[axis] for own in ranks] for axis in AXES},
+        "wire_bytes": {axis: [own.wire[axis] for own in ranks] for axis in ranks[0].wire},
         "wire_bytes_predicted": predict.wire(task.model, task.train, layout),
         "step_seconds": timed["step_seconds"],
         "tokens_per_second": timed["tokens_per_second"],

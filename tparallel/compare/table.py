@@ -6,14 +6,16 @@ from rich.text import Text
 
 from .verdict import differences, unequal
 
-# (kind, part, the two lines of its heading); the upper lines read on from column to column
+# (part, the two lines of its heading); the upper lines read on from column to column
 HELD = (
-    ("held", "params", "  held\n  param"),
-    ("held", "grads", "per\ngrad"),
-    ("held", "optimizer", "rank\nopt"),
-    ("held", "activations_peak", "{unit}\nact"),
+    ("params", "  held\n  param"),
+    ("grads", "per\ngrad"),
+    ("optimizer", "rank\nopt"),
+    ("activations_peak", "{unit}\nact"),
 )
-SENT = (("wire", "tp", " sent\n  tp"), ("wire", "pp", "per\npp"), ("wire", "dp", "step\ndp"))
+SENT = (("tp", " sent\n  tp"), ("pp", "per\npp"), ("dp", "step\ndp"))
+PART_OF = {"shard": "dp", "replicas": "dp"}  # hybrid sharding cuts dp in two
+NAME = 26  # columns of "tp=2 pp=2 dp=2 1f1b zero=3"; a longer name takes two lines
 UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 
 
@@ -21,8 +23,8 @@ def table(result: dict) -> Table:
     """Bytes are those of the rank that has most; a figure that is not its closed form is red."""
     unit = unit_of(result)
     out = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    out.add_column("\nlayout", no_wrap=True)
-    right = ["\nM", "grad\nerror", *(title.format(unit=unit) for _, _, title in HELD + SENT)]
+    out.add_column("\nlayout", max_width=NAME)
+    right = ["\nM", "grad\nerror", *(title.format(unit=unit) for _, title in HELD + SENT)]
     for title in [*right, "  ms/\n step", "tokens\n/s", "\nwait", "bubble\np/m %"]:
         out.add_column(title, justify="right", no_wrap=True)
     for row in result["rows"]:
@@ -47,6 +49,8 @@ def notes(result: dict) -> str:
     if result["run"]["load_at_start"] > result["run"]["cores"] / 2:
         load = result["run"]["load_at_start"]
         lines.append(f"The machine was busy at the start (load {load:.1f}): its times say little.")
+    if any(max(row["held_bytes"]["gathered_peak"]) for row in rows):
+        lines.append("param: without the layers that ZeRO 3 gathers for use; compare.png has them.")
     if any(unequal(row, kind) for row in rows for kind in ("held", "wire")):
         lines.append("!: not what the closed form says.")
     return "\n".join(lines)
@@ -59,9 +63,10 @@ def _cells(row: dict, unit: str) -> list[Text]:
         Text(str(row["layout"]["microbatches"])),
         Text(f"{row['gradient_error']:.0e}", style="green" if right else "bold red"),
     ]
-    for kind, part, _ in HELD + SENT:
-        figure = amount(max(row[f"{kind}_bytes"][part]), unit)
-        wrong = part in unequal(row, kind)
+    figures = {**row["held_bytes"], **by_axis(row["wire_bytes"])}
+    off = {PART_OF.get(part, part) for kind in ("held", "wire") for part in unequal(row, kind)}
+    for part, _ in HELD + SENT:
+        figure, wrong = amount(max(figures[part]), unit), part in off
         cells.append(Text(f"{figure}!" if wrong else figure, style="bold red" if wrong else ""))
     bubble = (row["bubble_predicted"], row["bubble_measured"])
     return [
@@ -71,6 +76,15 @@ def _cells(row: dict, unit: str) -> list[Text]:
         Text(f"{max(row['wait_fraction']):.0%}"),
         Text("-" if None in bubble else "/".join(f"{100 * b:.0f}" for b in bubble)),
     ]
+
+
+def by_axis(wire: dict) -> dict:
+    """Bytes sent by each rank over tp, pp and dp, whatever dp consists of."""
+    out: dict = {}
+    for axis, sent in wire.items():
+        whole = PART_OF.get(axis, axis)
+        out[whole] = [a + b for a, b in zip(sent, out.get(whole, [0] * len(sent)))]
+    return out
 
 
 def unit_of(result: dict) -> str:
