@@ -16,7 +16,7 @@ from ..compare.show import drawn, show_result
 from ..compare.verdict import failures
 from ..config import ModelConfig, TrainConfig
 from ..errors import ConfigError, LayoutError
-from ..report.terminal import terminal
+from ..report.console import job_console
 from . import flags
 
 EXAMPLES = """examples:
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
     world = MPI.COMM_WORLD
     corpus, task = _task(args, world)
     _check_folder(args.out, world)
-    console = terminal(world.rank, stderr=args.json)
+    console = job_console(world.rank, stderr=args.json)
     about = {"data": corpus.identity(), "load_at_start": record.load()}
     with _progress(console, world, task) as show:
         found = compare(world, task, show)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..report.terminal import show_wide
+from ..report.console import print_wide
 from .sentences import sentences
 from .table import notes, table
 from .verdict import failures
@@ -12,7 +12,7 @@ from .verdict import failures
 
 def show_result(result: dict, written: list[Path], console: Console) -> None:
     console.print(headline(result) + "\n", highlight=False)
-    show_wide(console, table(result))
+    print_wide(console, table(result))
     console.print("\n" + notes(result) + "\n", highlight=False)
     for text in sentences(result):
         console.print(text + "\n", highlight=False)
