@@ -1,9 +1,10 @@
 """Start ranks, refuse to run as N independent copies, and end a job as one."""
 
-from .failure import at, guard_script, guarded, stopping
+from .failure import at, guard_script, guarded
 from .guard import env_rank, refuse_singletons, started_copies
-from .installed import Mpi, installed
-from .start import Job, command, die_with_parent, limit_threads, run_ranks
+from .mpi import Mpi, installed
+from .start import Job, command, die_with_parent, limit_threads, processes, run_ranks
+from .stop import stopping
 
 __all__ = [
     "Job",
@@ -16,6 +17,7 @@ __all__ = [
     "guarded",
     "installed",
     "limit_threads",
+    "processes",
     "refuse_singletons",
     "run_ranks",
     "started_copies",

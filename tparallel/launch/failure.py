@@ -13,14 +13,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..errors import TParallelError
 from .guard import env_rank, refuse_singletons
 from .host import Host, sign_off
-from .installed import installed
+from .mpi import installed
 from .start import die_with_parent, limit_threads
+from .stop import signals
 
 PATIENCE = 1.5  # seconds that a rank which cannot go on waits for the others to say the same
 NOISE = 0.2  # seconds for what was written to reach the terminal before the job ends
@@ -74,33 +75,6 @@ def guard_script() -> None:
     sys.excepthook = hook
 
 
-@contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Let a loop end between two steps: the first Ctrl-C or SIGTERM is noted, the second acts.
-
-    with launch.stopping() as asked:
-        for step in range(steps):
-            ...
-            if comm.allreduce(asked()):  # on all ranks after the same step
-                break
-    """
-    heard = []
-
-    def note(number: int, frame: object) -> None:
-        heard.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(heard)
-    finally:
-        restore()
-
-
 def _join() -> "_Ranks":
     """Find the other ranks, or raise the TParallelError that says why there are none."""
     limit_threads(os.environ)
@@ -142,7 +116,7 @@ class _Ranks:
         here = [rank for rank, n in enumerate(names) if n == name]
         self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal)
         threading.excepthook = lambda args: self.fail(args.exc_value)
-        self.interrupted = self.failing = False
+        self.failing = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
 
@@ -193,20 +167,24 @@ class _Ranks:
         return f"rank {self.comm.rank}/{self.comm.size} on {self.name}"
 
     def _interrupt(self, number: int, frame: object) -> None:
-        self.interrupted = True
+        signals.heard += 1
         if not self.failing:  # how a launcher ends the ranks of a job that failed is no news
             raise KeyboardInterrupt
 
     def _on_signal(self) -> None:
         """The main thread may wait inside MPI, where no handler runs: then end from here."""
+        signals.came += 1
 
         def end_if_unheard() -> None:
-            if not self.interrupted and signal.getsignal(signal.SIGINT) == self._interrupt:
-                if self.host.first():
-                    _write(f"interrupted{_in_place()}")
-                self._end(INTERRUPTED)
+            if signals.heard == signals.came or (signals.may_wait and signals.came == 1):
+                return
+            if self.host.first():
+                _write(f"interrupted{_in_place()}")
+            self._end(INTERRUPTED)
 
-        threading.Timer(PATIENCE, end_if_unheard).start()
+        watch = threading.Timer(PATIENCE, end_if_unheard)
+        watch.daemon = True
+        watch.start()
 
     def _end(self, code: int) -> NoReturn:
         """End every rank now, from any thread; on one host the job's exit code is ``code``.

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from ..errors import LayoutError
-from .installed import Mpi
+from .mpi import Mpi
 
 # (variable of the rank, variable of the count), the library's own launcher before Slurm.
 OPENMPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")

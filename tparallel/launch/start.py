@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import IO
 
-from .installed import installed
+from .mpi import installed
 
 # On a laptop the ranks outnumber the cores: no pinning, and who waits lets others work.
 FLAGS = {
@@ -36,7 +36,7 @@ SEVERAL_HOSTS = (
 
 THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS")
 JOB = "TPARALLEL_JOB"  # marks every process of a job that was started here
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # in the ranks, not in their launcher
 
 
 def command(
@@ -85,7 +85,7 @@ class Job:
     ) -> None:
         token = secrets.token_hex(8)
         line, full = command(ranks, argv, {**(env or {}), JOB: token})
-        self._mark = f"{JOB}={token}".encode()
+        self._mark = f"{JOB}={token}"
         self.process = subprocess.Popen(
             line,
             env=full,
@@ -96,23 +96,13 @@ class Job:
             preexec_fn=die_with_parent,
         )
 
-    def pids(self, *, only_ranks: bool = False) -> list[int]:
-        """The live processes of this job (Linux; elsewhere none are found)."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    names = file.read().split(b"\0")
-            except OSError:  # it ended meanwhile, or is another user's
-                continue
-            is_rank = any(n.startswith(tuple(r.encode() for r in RANK_VARIABLES)) for n in names)
-            if self._mark in names and (is_rank or not only_ranks):
-                found.append(int(pid))
-        return found
+    def pids(self) -> list[int]:
+        """The live processes of this job."""
+        return processes(self._mark)
 
     def signal_ranks(self, number: int) -> None:
         """Send a signal to the ranks themselves: each MPI's mpiexec would do something else."""
-        for pid in self.pids(only_ranks=True):
+        for pid in processes(self._mark, *RANK_VARIABLES):
             _kill(pid, number)
 
     def end(self, grace: float = 2.0) -> None:
@@ -174,6 +164,23 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 
 _libc = ctypes.CDLL(None)
+
+
+def processes(mark: str, *any_of: str) -> list[int]:
+    """The live processes with ``NAME=value`` in their environment, and any of the other names.
+
+    Linux; elsewhere none are found.
+    """
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else ()):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                pairs = file.read().decode(errors="replace").split("\0")
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+        if mark in pairs and (not any_of or {pair.split("=")[0] for pair in pairs} & {*any_of}):
+            found.append(int(pid))
+    return found
 
 
 def _kill(pid: int, number: int) -> None:
