@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tparallel import data, launch
 from tparallel.commands import train as command
 from tparallel.compare.equality import relative_error
 from tparallel.config import Layout, ModelConfig, TrainConfig
+from tparallel.launch.start import RANK_VARIABLES, processes
 from tparallel.serial.adamw import learning_rate
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
@@ -180,7 +182,7 @@ def start(*argv: str) -> subprocess.Popen:
 def wait_for_lines(file: Path, count: int, process: subprocess.Popen) -> None:
     end = time.monotonic() + 30
     while not (file.exists() and len(file.read_text().splitlines()) >= count):
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+        assert process.poll() is None and time.monotonic() < end, "the run has written no log"
         time.sleep(0.02)
 
 
@@ -226,6 +228,33 @@ def test_ctrl_c_to_the_launcher_ends_the_run_too(tmp_path):
     assert process.returncode != 0 and "Traceback" not in out
     if launch.installed().name != "openmpi":
         assert process.returncode == 130 and f"ended after step {steps[-1]}" in out, out
+
+
+def test_it_is_enough_to_ask_one_rank_to_stop(tmp_path):
+    """A signal that reaches one rank alone ends both, after the same step, with 130."""
+    file = tmp_path / "log"
+    argv = [*TRAIN, *TINY, "--steps", "100000", "--log", str(file)]
+    with open(tmp_path / "out", "wb") as out:
+        job = launch.Job(2, argv, env={"TEST_RUN": str(file)}, stdout=out, stderr=out)
+        try:
+            wait_for_lines(file, 4, job.process)
+            os.kill(processes(f"TEST_RUN={file}", *RANK_VARIABLES)[0], signal.SIGINT)
+            assert job.process.wait(timeout=20) == 130
+        finally:
+            job.end()
+    last = records(file)[-1]["step"]
+    assert f"ended after step {last}" in (tmp_path / "out").read_text()
+
+
+def test_a_killed_run_leaves_the_lines_of_all_finished_steps(tmp_path):
+    """kill -9: no handler runs, and the log has every step up to then, written one by one."""
+    file = tmp_path / "log"
+    process = start(*TRAIN, "--steps", "1000", "--log", str(file))
+    wait_for_lines(file, 2, process)
+    process.kill()
+    process.wait()
+    steps = [line["step"] for line in records(file)[1:]]
+    assert 1 <= len(steps) < 20 and steps == list(range(1, len(steps) + 1))
 
 
 def test_one_process_needs_no_launcher(tmp_path):
