@@ -8,7 +8,7 @@ shard's border may well run through the middle of a matrix.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -82,17 +82,27 @@ def stored_on(stage: int, model: ModelConfig, layout: Layout) -> list[str]:
     return stored_units(mine, model.tied)
 
 
-def partition(
+def bucket_of(
     unit: str, at: Coords, model: ModelConfig, train: TrainConfig, layout: Layout
-) -> Partition:
-    """The flat vector in which a rank holds a layer, alone or with others, and its shards."""
+) -> list[str]:
+    """The layers that share a flat vector with this one on a rank: itself alone, by default."""
     units = (
-        (u, {n: _sized(shard_shape(n, s, at.tp, layout.tp)) for n, s in shapes(model)[u].items()})
+        (u, {n: np.broadcast_to(0.0, s) for n, s in _shapes(u, at, model, layout).items()})
         for u in stored_on(at.pp, model, layout)
     )
     limit = layout.bucket_bytes // storage_dtype(train.dtype).itemsize
-    joined = next(bucket for bucket in buckets(units, limit) if unit in bucket)
-    whole = {(u, n): a.shape for u, p in joined.items() for n, a in p.items()}
+    return next([*joined] for joined in buckets(units, limit) if unit in joined)
+
+
+def partition(
+    unit: str, at: Coords, model: ModelConfig, train: TrainConfig, layout: Layout
+) -> Partition:
+    """The flat vector in which a rank holds a layer, and its shards."""
+    whole: dict[Hashable, tuple[int, ...]] = {
+        (u, n): shape
+        for u in bucket_of(unit, at, model, train, layout)
+        for n, shape in _shapes(u, at, model, layout).items()
+    }
     return Partition(whole, layout.shard_group or layout.dp)
 
 
@@ -162,9 +172,12 @@ def _held(
     return Held(rank, at, tuple(cut), vector, shard, kept)
 
 
-def _sized(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of this shape that takes no memory."""
-    return np.broadcast_to(np.float32(0), shape)
+def _shapes(
+    unit: str, at: Coords, model: ModelConfig, layout: Layout
+) -> dict[str, tuple[int, ...]]:
+    """What a rank holds of a layer, by tp."""
+    whole = shapes(model)[unit].items()
+    return {name: shard_shape(name, shape, at.tp, layout.tp) for name, shape in whole}
 
 
 def overlap(a: slice, b: slice) -> slice:

@@ -5,13 +5,25 @@ from collections.abc import Iterator
 from math import prod
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
 from ..comm.mesh import coords
 from ..config import Layout, ModelConfig, TrainConfig, check
-from ..where import Held, find, names, overlap, partition, stored_on, sums, unit_of, where
+from ..report.console import job_console
+from ..where import (
+    Held,
+    bucket_of,
+    find,
+    names,
+    overlap,
+    partition,
+    stored_on,
+    sums,
+    unit_of,
+    where,
+)
 from . import flags
 
 EXAMPLES = """examples:
@@ -53,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     check(model, train, layout)
     found = find(args.parameter, model)
     view = answer(found[0], model, train, layout) if len(found) == 1 else listing(found, model)
-    console = Console()
+    console = job_console(rank=0)
     for part in view:
         console.print(part, highlight=False)
     return 0
@@ -78,9 +90,9 @@ def answer(
     if layout.zero:
         first = where(name, model, train, layout)[0]
         flat = partition(unit, first.at, model, train, layout)
-        layers = dict.fromkeys(unit for unit, _ in flat.at)
+        layers = bucket_of(unit, first.at, model, train, layout)
         yield (
-            f"What a tp rank holds of {_few(list(layers))} lies in one flat vector; on rank "
+            f"What a tp rank holds of {_few(layers)} lies in one flat vector; on rank "
             f"{first.rank} it has {flat.size} numbers, of which {_slice(first.vector)} are this "
             f"parameter. It is cut over {flat.n} dp ranks, in shards of {flat.shard}. The ranges "
             "below count in it.\n"
