@@ -1,12 +1,24 @@
 """Break one line of a copy of the project and see which tests notice."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class Defect(NamedTuple):
+    """One line that somebody could get wrong, and the test that must notice."""
+
+    what: str
+    file: str  # in tparallel/
+    old: str
+    new: str
+    red: str  # the test that must fail
 
 
 def copy_of_project(folder: Path) -> Path:
@@ -30,3 +42,13 @@ def pytest_in(project: Path, *arguments: str) -> subprocess.CompletedProcess[str
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     env = os.environ | {"PYTHONPATH": str(project)}
     return subprocess.run(command, cwd=project, env=env, text=True, capture_output=True)
+
+
+def assert_turns_red(project: Path, defect: Defect) -> None:
+    """An assertion of that very test fails: exit code 1, and no error while collecting."""
+    replace(project, defect.file, defect.old, defect.new)
+    ended = pytest_in(project, "-x", f"tests/{defect.red}")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert f"FAILED tests/{defect.red}" in ended.stdout
+    said = r"^(E|   ) +(assert|AssertionError)"  # by pytest, or by a rank
+    assert re.search(said, ended.stdout, re.MULTILINE), ended.stdout

@@ -13,12 +13,20 @@ SGD = replace(TRAIN, optimizer="sgd")
 
 
 def layouts_of(ranks, train):
-    """Those of the one list that use all the ranks."""
-    return [layout for layout in for_ranks(ranks, MODEL, train) if layout.ranks == ranks]
+    """Those of the one list that use all the ranks, with two micro-batches: fewer messages."""
+    found = [layout for layout in for_ranks(ranks, MODEL, train) if layout.ranks == ranks]
+    return [replace(layout, microbatches=2) for layout in found]
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer, tied",
+    [
+        ("sgd", False),
+        ("adamw", True),
+        pytest.param("sgd", True, marks=pytest.mark.matrix),
+        pytest.param("adamw", False, marks=pytest.mark.matrix),
+    ],
+)
 @mpi(4, timeout=90)
 def test_every_layout_of_four_ranks_trains_as_one_process_does(comm, optimizer, tied):
     """Loss, norm, every gradient, parameters and moments after three clipped steps, held-out
@@ -53,7 +61,7 @@ def test_sizes_that_are_not_powers_of_two_train_as_one_process_does(comm):
 def test_float32_layouts_agree_with_serial_to_float32s_own_precision(comm):
     """Loss and gradients to 1e-5: the dtype is the configuration's from end to end."""
     train = replace(SGD, dtype="float32")
-    for text in ("tp=4", "pp=2,tp=2,microbatches=2", "dp=2,tp=2,zero=3"):
+    for text in ("pp=2,tp=2,microbatches=2", "dp=2,tp=2,zero=3"):
         e = errors(MODEL, train, Layout.parse(text), comm)
         assert e.loss + e.grads[0] > 0 and max(e.loss, e.grads[0], e.params[0]) < 1e-5, (text, e)
         trainer = Trainer(MODEL, train, Layout.parse(text), comm)

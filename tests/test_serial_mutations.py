@@ -1,23 +1,12 @@
 """The proofs can fail: each defect, put into a copy of the code, turns a named test red."""
 
-import re
-from typing import NamedTuple
-
 import pytest
-from mutate import copy_of_project, pytest_in, replace
+from mutate import Defect, assert_turns_red, copy_of_project, pytest_in
 
 FD = "test_serial_gradients.py::test_every_gradient_is_the_slope_of_the_loss"
 GOLDEN_GRADS = "test_serial_golden.py::test_one_batch_gives_what_pytorch_gives"
 GOLDEN_STEPS = "test_serial_golden.py::test_ten_steps_end_where_pytorchs_end"
 IDENTITY = "test_serial_layers_by_hand.py::test_a_block_whose_branches_are_silent_is_the_identity"
-
-
-class Defect(NamedTuple):
-    what: str
-    file: str  # in tparallel/
-    old: str
-    new: str
-    red: str  # the test that must fail
 
 
 DEFECTS = [
@@ -142,9 +131,5 @@ def test_without_a_defect_the_copy_is_green(project):
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: d.what)
 def test_a_defect_turns_the_named_test_red(project, defect):
-    """An assertion of that very test fails: exit code 1, and no error while collecting."""
-    replace(project, defect.file, defect.old, defect.new)
-    ended = pytest_in(project, "-x", f"tests/{defect.red}")
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert f"FAILED tests/{defect.red}" in ended.stdout
-    assert re.search(r"^E +(assert|AssertionError)", ended.stdout, re.MULTILINE), ended.stdout
+    """The proof that the proof can fail."""
+    assert_turns_red(project, defect)

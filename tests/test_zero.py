@@ -66,11 +66,11 @@ def test_decay_falls_on_matrices_alone_wherever_the_shards_are_cut(n):
         assert np.array_equal(found, want)
 
 
-@mpi(4)
+@mpi(3)
 def test_each_rank_keeps_the_tables_bytes_and_no_more(comm):
     """Parameters, gradients and moments per stage, padding included, in arrays of their own: a
     shard that is a view would keep the whole vector alive."""
-    for group in groups(comm, 2, 3, 4):
+    for group in groups(comm, 2, 3):
         n = group.size
         for zero in STAGES:
             trainer = Trainer(MODEL, BATCH24, Layout(dp=n, zero=zero), group)
@@ -89,7 +89,7 @@ def test_each_rank_keeps_the_tables_bytes_and_no_more(comm):
             trainer.close()
 
 
-@mpi(4)
+@mpi(3)
 def test_each_step_sends_the_tables_multiple_of_psi(comm):
     """Per rank (n−1)/n Ψ times 2, 2, M + 1, 3 M, to the byte; stage 3 gathers a tied table for
     each of its two uses."""
