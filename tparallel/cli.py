@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "compare": Command("every layout beside serial: equal? bytes, waiting, time", ranks=4),
     "train": Command("train one layout on a text", ranks=1),
+    "schedule": Command("a pipeline schedule: draw it, check it, predict it, run it"),
     "where": Command("who holds which part of a parameter, and who sums its gradient"),
     "info": Command("versions, MPI, backend, cores: what a run here would use"),
 }
@@ -32,6 +33,7 @@ EXAMPLES = """examples:
   tparallel train --tp 2 --pp 2 --steps 100         one layout, 4 ranks
   mpirun -n 8 python -m tparallel compare           under a launcher of your own
   tparallel where block.0.mlp.w_in --tp 2 --dp 2 --zero 3
+  tparallel schedule 1f1b --stages 4 --microbatches 8
   tparallel COMMAND --help                          the options of a command
 """
 

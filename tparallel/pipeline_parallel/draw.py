@@ -4,9 +4,11 @@ A cell shows its operation and micro-batch, such as ``F3``, and is coloured by o
 a stage that waits: the bubble.
 """
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
-from .schedule import BW, NAMES, B, F, Schedule, W
+from .schedule import BW, MEANING, NAMES, B, F, Schedule, W
 from .timeline import Timeline
 
 # dark and light: chunks in turn.  Blue, orange and green apart for every kind of colour vision.
@@ -24,13 +26,16 @@ def colour(op: int, chunk: int, schedule: Schedule) -> str:
     return COLOURS[op][chunk // schedule.stages % 2]
 
 
-def draw(timeline: Timeline, width: int = 100) -> Text:
+def draw(timeline: Timeline, width: int = 100, longest: float = 0.0) -> Text:
     """The timeline, to scale, at most ``width`` characters wide; without colours it is text that
-    can be read too (``.plain``)."""
+    can be read too (``.plain``).  ``longest`` is the time that fills the width, for several
+    timelines on one scale (0: its own)."""
     schedule, names = timeline.schedule, _row_names(timeline.schedule)
     room = width - len(names[0])
-    columns = max(1, min(4, int(room / timeline.makespan))) if timeline.makespan >= 1 else 0
-    scale = columns if 0 < columns * timeline.makespan <= room else room / timeline.makespan
+    longest = longest or timeline.makespan
+    scale = room / longest  # characters per unit of time: whole ones for whole times
+    if scale >= 1 and timeline.makespan == int(timeline.makespan):
+        scale = float(min(4, int(scale)))
     rows = []
     for stage, name in enumerate(names):
         row, at = Text(name), 0
@@ -47,6 +52,16 @@ def draw(timeline: Timeline, width: int = 100) -> Text:
     return Text("\n").join(rows)
 
 
+def legend(schedule: Schedule) -> Text:
+    """What the colours and letters mean."""
+    out = Text()
+    for op in sorted({op for order in schedule.orders for op in set(order[:, 0].tolist())}):
+        for chunk in (0, schedule.stages)[: 1 + (schedule.chunks > schedule.stages)]:
+            out.append(f" {NAMES[op]} ", style=f"bold white on {colour(op, chunk, schedule)}")
+        out.append(f" {MEANING[op]}\n")
+    return out.append("  .  waits: the bubble")
+
+
 def label(op: int, m: int, width: int) -> str:
     """``F3`` where it fits, else one sign: 3 is the forward of micro-batch 3, d its backward, D
     its weight gradient alone."""
@@ -58,11 +73,11 @@ def label(op: int, m: int, width: int) -> str:
     return (short * width)[:width]
 
 
-def grid(schedule: Schedule, marked: list[tuple[int, int]] = ()) -> str:  # type: ignore[assignment]
+def grid(schedule: Schedule, marked: Sequence[tuple[int, int]] = ()) -> str:
     """The orders alone, without times, marked cells between ``>`` and ``<``.  A place after the
     last action of a stage is where something is missing.  Of a large grid, what is near a mark."""
     names, wide = _row_names(schedule), max(map(len, schedule.orders)) + 1
-    stages, places = range(schedule.stages), range(wide)
+    stages, places = [*range(schedule.stages)], [*range(wide)]
     if marked and schedule.stages > 4 * NEAR:
         stages = sorted({s for m, _ in marked for s in stages if abs(s - m) <= NEAR})
     if marked and wide > 8 * NEAR:

@@ -9,9 +9,11 @@ Source:        Narayanan et al. 2021, section 2.2
 """
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ..backend import xp
+from ..comm.axis import Axis
 from .messages import checked
 from .program import RECV_X, SEND_X, SENDS, Instruction
 from .schedule import BW, B, F, Schedule, W
@@ -28,12 +30,19 @@ class Done(NamedTuple):
 class Executor:
     """The chunks that live on this stage, and what is in flight between their computations."""
 
-    def __init__(self, chunks: dict, loss, pp, shape, dtype):
+    def __init__(self, chunks: dict, loss: tuple, pp: Axis, shape: tuple, dtype: str):
         self.chunks, self.pp, self.shape, self.dtype = chunks, pp, shape, dtype
         self.loss_forward, self.loss_backward = loss
         self.do = {F: self._forward, B: self._backward_input, W: self._weight, BW: self._backward}
 
-    def run(self, schedule: Schedule, tokens, targets, count: int, after=None):
+    def run(
+        self,
+        schedule: Schedule,
+        tokens: Any,
+        targets: Any,
+        count: int,
+        after: Callable | None = None,
+    ) -> tuple[float, list[Done]]:
         """All micro-batches of one step: tokens, targets (M, B, T).  Returns this rank's part of
         the loss and a list of ``Done``; gradients go to the chunks' store.  ``after`` is called
         with this executor after every computation (to look at what is held)."""
@@ -95,12 +104,12 @@ class Executor:
         caches = self.caches.pop((chunk, m))
         self._hand_back(chunk, m, self.chunks[chunk].backward(self._dy(chunk, m, caches), caches))
 
-    def _dy(self, chunk: int, m: int, caches):
+    def _dy(self, chunk: int, m: int, caches: list) -> Any:
         if chunk == self.last:
             return self.loss_backward(caches.pop())
         return self.dy.pop((chunk, m))
 
-    def _hand_back(self, chunk: int, m: int, dx) -> None:
+    def _hand_back(self, chunk: int, m: int, dx: Any) -> None:
         if chunk > 0:
             self.dy[chunk - 1, m] = dx
 

@@ -6,11 +6,12 @@
                     posts them and goes on).  Small messages are buffered by MPI, and hide it.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ..errors import ScheduleError
 from .program import AFTER, BEFORE, RECEIVES, RECV_X, SEND_X, SENDS, Instruction, programs
-from .schedule import BW, B, F, Schedule
+from .schedule import BW, Action, B, F, Schedule
 from .validate import refusal, validate
 
 
@@ -34,9 +35,10 @@ def check_messages(schedule: Schedule, programs: list) -> None:
             if i.op in SENDS + RECEIVES:
                 ends = (stage, i.peer) if i.op in SENDS else (i.peer, stage)
                 side = sent if i.op in SENDS else received
-                if (*ends, i.tag) in side:
+                key = (*ends, i.tag)
+                if key in side:
                     raise _refuse(schedule, stage, i, f"its tag {i.tag} is used twice")
-                side[(*ends, i.tag)] = stage, i
+                side[key] = stage, i
     for side, other in ((sent, received), (received, sent)):
         for key in side.keys() - other.keys():
             stage, i = side[key]
@@ -45,7 +47,7 @@ def check_messages(schedule: Schedule, programs: list) -> None:
             raise _refuse(schedule, stage, i, why)
 
 
-def _check_place(schedule: Schedule, stage: int, program) -> None:
+def _check_place(schedule: Schedule, stage: int, program: Sequence[Instruction]) -> None:
     """A receive stands directly before the computation that needs it, a send directly after the
     one that makes it; none is missing and none is in excess."""
     where, at = schedule.placement, 0
@@ -63,7 +65,7 @@ def _check_place(schedule: Schedule, stage: int, program) -> None:
         raise _refuse(schedule, stage, program[at], "nothing is left that needs it")
 
 
-def _message(table: dict, action, where) -> Instruction | None:
+def _message(table: dict, action: Action, where: Sequence[int]) -> Instruction | None:
     """The message before or after a computation, by the stages that hold the two chunks."""
     op, chunk, m = action
     what, step = table.get(op, (None, 0))
@@ -83,7 +85,7 @@ def check_blocking(schedule: Schedule) -> None:
         stage = active.pop()
         while at[stage] < len(todo[stage]):
             i = todo[stage][at[stage]]
-            if i.peer is not None:
+            if i.peer >= 0:
                 peer = i.peer
                 theirs = todo[peer][at[peer]] if at[peer] < len(todo[peer]) else None
                 if theirs is None or theirs.peer != stage or theirs.tag != i.tag:
@@ -108,7 +110,7 @@ def check_blocking(schedule: Schedule) -> None:
 
 
 def _refuse(schedule: Schedule, stage: int, i: Instruction, why: str) -> ScheduleError:
-    other = f" with stage {i.peer}" if i.peer is not None else ""
+    other = f" with stage {i.peer}" if i.peer >= 0 else ""
     return refusal(
         schedule,
         [(stage, _place(schedule, stage, i))],
@@ -119,7 +121,7 @@ def _refuse(schedule: Schedule, stage: int, i: Instruction, why: str) -> Schedul
 
 def _place(schedule: Schedule, stage: int, i: Instruction) -> int:
     """Where the computation stands that a message serves (the end, if there is none)."""
-    ops = {F} if i.op in (RECV_X, SEND_X) else {B, BW} if i.peer is not None else {i.op}
+    ops = {F} if i.op in (RECV_X, SEND_X) else {B, BW} if i.peer >= 0 else {i.op}
     for k, (op, chunk, m) in enumerate(schedule.actions(stage)):
         if op in ops and (chunk, m) == i[1:3]:
             return k

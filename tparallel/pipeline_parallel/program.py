@@ -18,13 +18,13 @@ AFTER = {F: (SEND_X, +1), B: (SEND_DX, -1), BW: (SEND_DX, -1)}  # what it gives,
 
 
 class Instruction(NamedTuple):
-    """``op`` on a chunk's micro-batch; of a message also the other stage, and the tag."""
+    """``op`` on a chunk's micro-batch; of a message also the other stage, and the tag (else -1)."""
 
     op: int
     chunk: int
     microbatch: int
-    peer: int | None = None
-    tag: int | None = None
+    peer: int = -1
+    tag: int = -1
 
     def __str__(self) -> str:
         name = (*NAMES, "recv_x", "send_x", "recv_dx", "send_dx")[self.op]

@@ -8,8 +8,9 @@ An action is a row of three integers, (operation, chunk, micro-batch), and a sta
 array of such rows, so that a thousand stages with thousands of micro-batches can be simulated.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,9 @@ F, B, W, BW = range(4)
 NAMES = ("F", "B", "W", "BW")
 MEANING = {
     F: "forward",
-    B: "backward, gradient of the input: what the chunk before waits for",
-    W: "backward, gradient of the weights: what only the optimizer waits for",
-    BW: "both halves of backward at once",
+    B: "gradient of the input, which the chunk before waits for",
+    W: "gradient of the weights, which only the optimizer waits for",
+    BW: "backward, both halves at once",
 }
 
 
@@ -57,7 +58,7 @@ class Schedule:
         return all((order[:, 0] == F).all() for order in self.orders)
 
 
-def schedule_of(name: str, M: int, placement, orders) -> Schedule:
+def schedule_of(name: str, M: int, placement: Iterable[int], orders: Iterable) -> Schedule:
     """``orders``: for every stage its actions, in anything that yields (op, chunk, micro-batch).
     Micro-batches from M on are left out: a rule may be written for a number that suits it."""
     arrays = []
@@ -73,12 +74,15 @@ def forward_only(schedule: Schedule) -> Schedule:
     return Schedule(f"{schedule.name} forward", schedule.microbatches, schedule.placement, orders)
 
 
-def in_flight(order: np.ndarray) -> np.ndarray:
-    """(actions,): how many activations a stage holds after each action: a forward makes one, a
-    weight gradient (alone or joined) releases it.  One activation is a chunk's, of a micro-batch.
+def in_flight(order: np.ndarray, kept: Any = 1, late: Any = 1) -> np.ndarray:
+    """(actions,): what a stage holds after each action.  A forward keeps ``kept`` until its
+    backward; the first half of backward exchanges it for ``late``, which the second lets go.
+    Numbers, or arrays with an entry for each chunk; with ones, activations are counted.
     """
-    change = np.array([1, 0, -1, -1])  # F, B, W, BW
-    return np.cumsum(change[order[:, 0]])
+    op, chunk, _ = order.T
+    kept, late = (np.broadcast_to(x, chunk.max(initial=0) + 1) for x in (kept, late))
+    change = np.stack([kept, late - kept, -late, -kept])  # F, B, W, BW
+    return np.cumsum(change[op, chunk])
 
 
 def peak_in_flight(order: np.ndarray) -> int:

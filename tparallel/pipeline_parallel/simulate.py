@@ -9,6 +9,7 @@ All stages advance together, one action each per round, as array operations: 1,0
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .timeline import Timeline
 COST = {F: 1.0, B: 1.0, W: 1.0, BW: 2.0}  # backward does two products for each one of forward
 
 
-def simulate(schedule: Schedule, cost: Mapping = COST, delay=0.0) -> Timeline:
+def simulate(schedule: Schedule, cost: Mapping = COST, delay: Any = 0.0) -> Timeline:
     """When each action starts and ends, in the unit of ``cost`` and ``delay``.
 
     ``cost[op]`` is a number, an array (chunks, 1), or (chunks, micro-batches).  ``delay``, of a
@@ -53,7 +54,7 @@ def simulate(schedule: Schedule, cost: Mapping = COST, delay=0.0) -> Timeline:
     )
 
 
-def _tables(schedule: Schedule, cost: Mapping, delay):
+def _tables(schedule: Schedule, cost: Mapping, delay: Any) -> tuple[np.ndarray, ...]:
     """For every action (stages, actions): the result that it needs and the one that it gives, how
     late the first one arrives, how long the action takes.
 

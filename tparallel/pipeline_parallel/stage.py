@@ -7,6 +7,8 @@ The embedding goes with the first blocks, the head with the last.  ``cut`` says 
           counts, which is a dozen blocks' work in a small model with a large vocabulary
 """
 
+from typing import Any
+
 from ..comm.axis import pieces
 from ..config import ModelConfig
 from ..errors import LayoutError
@@ -68,7 +70,7 @@ class Chunk:
     """``forward`` and ``backward`` over some layers; parameters come from, gradients go to, a
     store that knows who holds them (``zero/store.py``)."""
 
-    def __init__(self, layers: list[str], functions: dict, store):
+    def __init__(self, layers: list[str], functions: dict, store: Any):
         self.layers, self.store = layers, store
         self.functions = {layer: functions[kind(layer)] for layer in layers}
 
@@ -90,7 +92,7 @@ class Chunk:
             del p
         return dy, wcaches
 
-    def backward_weight(self, wcaches) -> None:
+    def backward_weight(self, wcaches: list) -> None:
         for layer in reversed(self.layers):
             grads = self.functions[layer].backward_weight(wcaches.pop(0))
             self.store.add_grads(layer, grads)

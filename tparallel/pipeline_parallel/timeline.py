@@ -12,6 +12,7 @@ class Timeline:
     schedule: Schedule
     start: tuple[np.ndarray, ...]  # stage -> (actions,), in the schedule's order
     end: tuple[np.ndarray, ...]
+    measured: bool = False
 
     @property
     def makespan(self) -> float:
@@ -40,10 +41,10 @@ class Timeline:
 
 
 def critical_path(timeline: Timeline) -> list[tuple[int, int]]:
-    """The chain of actions (stage, place in its order) that sets the makespan, first to last: each
-    begins when the one before it ends or when its message arrives."""
+    """The chain of actions (stage, place in its order) that sets a planned makespan, first to
+    last: each begins when the one before it ends or when its message arrives."""
     schedule = timeline.schedule
-    made_by = {}  # result -> (stage, place)
+    made_by: dict[tuple | None, tuple[int, int]] = {}  # result -> (stage, place)
     for stage in range(schedule.stages):
         for k, (op, chunk, m) in enumerate(schedule.orders[stage].tolist()):
             if op != W:
@@ -59,5 +60,5 @@ def critical_path(timeline: Timeline) -> list[tuple[int, int]]:
         waits = k == 0 or timeline.start[stage][k] > timeline.end[stage][k - 1]
         if waits and message is None:
             return path[::-1]
-        at = message if waits else (stage, k - 1)
+        at = message if waits and message else (stage, k - 1)
         path.append(at)

@@ -99,7 +99,9 @@ def _check_complete(schedule: Schedule, place: np.ndarray) -> None:
         )
 
 
-def _refuse_missing(schedule, op: int, missing: np.ndarray, what: str, to: int, place) -> None:
+def _refuse_missing(
+    schedule: Schedule, op: int, missing: np.ndarray, what: str, to: int, place: np.ndarray
+) -> None:
     """Names who would wait for the message that nobody sends."""
     if not missing.any():
         return

@@ -32,8 +32,10 @@ count for other kernels); Narayanan et al. 2021, section 2.2 (in flight)
 
 from itertools import islice
 
+import numpy as np
+
 from ..config import Layout, ModelConfig, TrainConfig
-from ..pipeline_parallel.schedule import BW, B, F, W
+from ..pipeline_parallel.schedule import in_flight
 from .part import ITEMSIZE, Part, group, parts, schedule, shard, units
 
 ID = 8  # bytes of a token number (int64)
@@ -79,11 +81,11 @@ def _states(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> dict
 
 
 def _activations(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
-    held = peak = 0
-    for op, chunk, _ in schedule(layout).orders[p.pp].tolist():
-        kept, late = _per_token(c, train, layout, p, chunk)
-        held += {F: kept, B: late - kept, W: -late, BW: -kept}[op]
-        peak = max(peak, held)
+    plan = schedule(layout)
+    kept, late = np.zeros((2, plan.chunks), int)  # bytes per token
+    for chunk in p.chunks:
+        kept[chunk], late[chunk] = _per_token(c, train, layout, p, chunk)
+    peak = int(in_flight(plan.orders[p.pp], kept, late).max())
     return peak * layout.rows(train.global_batch) * c.T
 
 

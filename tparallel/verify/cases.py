@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import Layout, ModelConfig, TrainConfig, as_dict, check
 from ..errors import TParallelError
-from ..pipeline_parallel.schedule import SCHEDULES
+from ..pipeline_parallel.schedules import SCHEDULES
 
 AXES: dict[str, tuple] = {
     "tp": tuple(range(1, 9)),
