@@ -1,5 +1,5 @@
-"""The parallel proofs can fail: each defect, most of them from real bug reports, put into a copy
-of the code, turns a named test red."""
+"""The parallel proofs can fail: each defect, several of them known from bug reports, is put into a
+copy of the code, and turns a named test red."""
 
 import pytest
 from mutate import Defect, assert_turns_red, copy_of_project
