@@ -18,7 +18,7 @@ MODEL = ModelConfig(L=3, D=8, H=4, T=4, V=21, F=12)  # 21 is cut unevenly; shard
 TIED = ModelConfig(L=3, D=8, H=4, T=4, V=21, F=12, tied=True)
 TRAIN = TrainConfig(global_batch=4, dtype="float64", init="random", clip=0.0, steps=1)
 
-AXIS = {"shard": "dp", "replicas": "dp"}  # the two factors of dp under hybrid sharding
+AXIS = {"near": "dp", "far": "dp"}  # the two factors of dp under hybrid sharding
 
 
 def batch(model: ModelConfig):

@@ -10,7 +10,7 @@ from mpitest import mpi
 
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.predict.held import states
-from tparallel.predict.wire import vectors
+from tparallel.predict.zero_wire import vectors
 from tparallel.serial.parameters import count, shapes
 from tparallel.train import Trainer
 from tparallel.zero.store import SHARDED_FROM

@@ -11,7 +11,15 @@ from importlib.util import find_spec
 from .errors import ConfigError, LayoutError, TParallelError
 from .pipeline_parallel.schedules import make
 
-ZERO_OPTIONS = ("overlap", "bucket_bytes", "reduce_each", "shard_group", "offload")
+ZERO_OPTIONS = (
+    "overlap",
+    "bucket_bytes",
+    "reduce_each",
+    "shard_group",
+    "secondary",
+    "quantise",
+    "offload",
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,8 @@ class Layout:
     bucket_bytes: int = 0  # join layers into messages of at most this size; 0: a layer each
     reduce_each: str = "microbatch"  # zero 2, 3: or "step": add whole gradients up locally first
     shard_group: int = 0  # zero: cut over groups of this many dp ranks, copies across; 0: over all
+    secondary: bool = False  # zero 3: cut over all of dp, and a copy of the parameters per group
+    quantise: str = ""  # zero 3: "weights" (8 bits), "grads" (4 bits) or "both", on the wire
     offload: bool = False  # the optimizer's state outside of the parameters' memory
 
     def __post_init__(self):
@@ -136,6 +146,7 @@ class Layout:
         _one_of("reduce_each", self.reduce_each, ("microbatch", "step"), LayoutError)
         _at_least(0, "bucket_bytes", self.bucket_bytes, LayoutError)
         self._check_shard_group()
+        self._check_zero_plus_plus()
         if self.schedule and self.pp == 1:
             raise LayoutError(
                 f"a schedule orders pipeline stages: schedule = {self.schedule}, pp = 1 has one. "
@@ -143,6 +154,20 @@ class Layout:
             )
         if not self.schedule and self.pp > 1:
             object.__setattr__(self, "schedule", "1f1b")
+
+    def _check_zero_plus_plus(self) -> None:
+        if self.quantise:
+            _one_of("quantise", self.quantise, ("weights", "grads", "both"), LayoutError)
+        if (self.quantise or self.secondary) and self.zero < 3:
+            raise LayoutError(
+                f"quantise and secondary are about gathered parameters: zero = {self.zero} gathers "
+                "none. Use zero = 3."
+            )
+        if self.secondary and not self.shard_group:
+            raise LayoutError(
+                "a secondary copy is one per shard group: shard_group = 0 makes no groups. "
+                "Use shard_group of 2 or more."
+            )
 
     def _check_shard_group(self) -> None:
         group, fitting = self.shard_group, [n for n in _divisors(self.dp) if n > 1]

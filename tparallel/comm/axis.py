@@ -11,6 +11,7 @@ Bytes that rank r of n sends, for a vector of ``total`` bytes cut into ``piece``
 be (``pieces``):
 
     reduce_scatter   total − piece_r
+    all_to_all       total − piece_r
     all_gather       (n − 1) piece_r
     all_reduce       the sum of both: 2 (n−1)/n total where n divides the vector
     broadcast        (n − 1) total on the root, nothing elsewhere
@@ -115,6 +116,26 @@ class Axis:
         wire = (self.size - 1) * x.nbytes
         return self._posted(begun, "all_gather", what, out.nbytes, wire, finish)
 
+    def all_to_all(self, x, *, what: str):
+        """Row r of ``x`` (n, ...) goes to rank r; the result's row r came from rank r."""
+        return self.start_all_to_all(x, what=what).wait()
+
+    def start_all_to_all(self, x, *, what: str) -> Pending:
+        if self.size == 1:
+            return self._nothing(x.copy())
+        self._rows(x)
+        out = xp.empty(x.shape, x.dtype)
+        begun = self._begin("all_to_all", x, what)
+        counts = [x.size // self.size] * self.size
+        moving = self._move.all_to_all(x, counts, out, counts)
+
+        def finish():
+            moving.wait()
+            return out
+
+        wire = x.nbytes - x.nbytes // self.size
+        return self._posted(begun, "all_to_all", what, x.nbytes, wire, finish)
+
     def broadcast(self, x, *, root: int, what: str):
         """Rank ``root``'s ``x``, written into everybody's ``x``."""
         if self.size > 1:
@@ -187,7 +208,8 @@ class Axis:
     def _rows(self, x) -> int:
         if x.shape[0] % self.size:
             raise ValueError(
-                f"reduce_scatter cuts dim 0 into equal parts: {x.shape} over {self.size} ranks"
+                f"dim 0 is cut into equal parts: {x.shape} cannot be, over {self.size} ranks. "
+                "Fill it up to a multiple."
             )
         return x.shape[0] // self.size
 

@@ -42,9 +42,8 @@ class Mesh:
     embeddings); it is counted as part of ``pp``, and None on other stages.  They are the first and
     the last stage unless ``ends`` says otherwise: one and the same where the pipeline is folded.
 
-    ``shard`` and ``replicas`` are the two factors of dp under hybrid sharding: the group of
-    neighbours over which ZeRO cuts, and the ranks that hold the same shard in other groups.
-    Otherwise ``shard`` is ``dp`` itself, and ``replicas`` None.
+    ``near`` and ``far`` are the two factors of dp where ZeRO works in groups: the ranks of this
+    rank's group, and the ranks that stand at the same place in the other groups.
     """
 
     def __init__(self, layout: Layout, comm, link: Link | None = None, ends=None):
@@ -60,14 +59,12 @@ class Mesh:
             ring = rank_of(here._replace(**{axis: 0}), layout)  # the same number all along it
             part = comm.Split(color=ring, key=getattr(here, axis))
             setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
-        self.shard, self.replicas = self.dp, None
+        self.near = self.far = None
         if layout.shard_group:
-            group = here.dp // layout.shard_group
-            first = rank_of(here._replace(dp=group * layout.shard_group), layout)
-            part = comm.Split(color=first, key=here.dp)
-            self.shard = Axis("shard", part, self.ledger, crowded, link)
-            part = comm.Split(color=rank_of(here._replace(dp=self.shard.rank), layout), key=here.dp)
-            self.replicas = Axis("replicas", part, self.ledger, crowded, link)
+            group, place = divmod(here.dp, layout.shard_group)
+            for axis, dp in (("near", group * layout.shard_group), ("far", place)):
+                part = comm.Split(color=rank_of(here._replace(dp=dp), layout), key=here.dp)
+                setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
         ends = ends or (0, layout.pp - 1)
         ring = rank_of(here._replace(pp=ends[0]), layout) if here.pp in ends else MPI.UNDEFINED
         part = comm.Split(color=ring, key=here.pp)
@@ -76,8 +73,10 @@ class Mesh:
     dp: Axis
     pp: Axis
     tp: Axis
+    near: Axis | None
+    far: Axis | None
 
     def close(self) -> None:
-        axes = (self.dp, self.pp, self.tp, self.ends, self.shard, self.replicas)
-        for axis in dict.fromkeys(filter(None, axes)):
-            axis.close()
+        for axis in (self.dp, self.pp, self.tp, self.ends, self.near, self.far):
+            if axis is not None:
+                axis.close()

@@ -28,6 +28,8 @@ HELP = {
     "bucket_bytes": "join layers into messages of at most this size; 0 for a message per layer",
     "reduce_each": "ZeRO 2 and 3: sum gradients after each microbatch, or once per step",
     "shard_group": "ZeRO: cut over groups of this many dp ranks and copy across; 0 for all of dp",
+    "secondary": "ZeRO 3: cut over all of dp, and gather again from a copy in each shard group",
+    "quantise": "ZeRO 3: weights in 8 bits, grads in 4 bits, or both, on the wire",
     "offload": "keep the optimizer's state in a mapped file (beside a GPU: in host memory)",
     "steps": "updates of the parameters",
     "global_batch": "sequences per update, over all ranks",
@@ -48,6 +50,7 @@ HELP = {
 }
 DEFAULTS = {  # where the field's own default would not say it
     "F": "4 D",
+    "quantise": "none",
     "dp": "the ranks that tp × pp leave over",
     "schedule": "1f1b where pp > 1",
     "microbatches": "4, 2 or 1 where pp > 1, else 1",

@@ -68,6 +68,7 @@ def _first_step(trainer: Trainer, rows: tuple, own: Own) -> None:
     with Watch(trainer.store) as watch:
         tokens, targets = rows
         loss, norm = trainer.store.totals(trainer.forward_backward(tokens, targets, watch))
+    secondary = nbytes(trainer.store.moves.secondary)
     trainer.store.update(0, norm)
     own.losses.append(loss)
     store = trainer.store
@@ -78,6 +79,8 @@ def _first_step(trainer: Trainer, rows: tuple, own: Own) -> None:
         "activations_peak": watch.activations_peak,
         "gathered_peak": watch.gathered_peak,
     }
+    if trainer.layout.secondary:
+        own.held["secondary"] = secondary
 
 
 def _timed_step(trainer: Trainer, step: int, rows: tuple, own: Own) -> None:

@@ -14,7 +14,7 @@ HELD = (
     ("activations_peak", "{unit}\nact"),
 )
 SENT = (("tp", " sent\n  tp"), ("pp", "per\npp"), ("dp", "step\ndp"))
-PART_OF = {"shard": "dp", "replicas": "dp"}  # hybrid sharding cuts dp in two
+PART_OF = {"near": "dp", "far": "dp"}  # ZeRO in groups cuts dp in two
 NAME = 26  # columns of "tp=2 pp=2 dp=2 1f1b zero=3"; a longer name takes two lines
 UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 

@@ -51,6 +51,8 @@ def held(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[i
     out = {kind: [states[kind] for states in by_rank] for kind in SHARDED_FROM}
     out["activations_peak"] = [_activations(c, train, layout, p) for p in own]
     out["gathered_peak"] = [_gathered(c, train, layout, p) for p in own]
+    if layout.secondary:
+        out["secondary"] = [_secondary(c, train, layout, p) for p in own]
     return out
 
 
@@ -104,6 +106,13 @@ def _per_token(
         kept += size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1
         late += size * (3 * c.D + p.V)
     return kept, late
+
+
+def _secondary(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
+    """This rank's part of its group's copy."""
+    far = layout.dp // layout.shard_group
+    own = units(c, train, layout, p)
+    return sum(far * shard(u.elements, layout.dp) for u in own) * ITEMSIZE[train.dtype]
 
 
 def _gathered(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:

@@ -31,6 +31,11 @@ class Unit(NamedTuple):
     elements: int  # parameters that the rank is responsible for
     users: tuple[str, ...]  # the layers of this stage that use them
 
+    @property
+    def visits(self) -> int:
+        """How often a pass through the stage comes to it: a table at both ends twice."""
+        return 2 if self.users == ("embed", "head") else 1
+
 
 def part(c: ModelConfig, layout: Layout, rank: int) -> Part:
     rest, tp = divmod(rank, layout.tp)
@@ -91,10 +96,15 @@ def _joined(units: list[Unit], table: Unit, limit: int, tied: bool) -> list[Unit
 
 
 def group(layout: Layout) -> int:
-    """The ranks over which ZeRO cuts a unit."""
-    return layout.shard_group or layout.dp
+    """The number of ranks over which ZeRO cuts a unit."""
+    return layout.shard_group if layout.shard_group and not layout.secondary else layout.dp
 
 
 def shard(elements: int, n: int) -> int:
     """One of n equal parts, the last one filled up with zeros."""
     return -(-elements // n)
+
+
+def all_reduce(N: int, n: int, rank: int) -> int:
+    """Elements that one rank sends for a sum of N."""
+    return N + (n - 2) * cut(N, n, rank) if n > 1 else 0

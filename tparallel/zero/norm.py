@@ -31,7 +31,7 @@ def totals(store, loss: float) -> tuple[float, float]:
 def square_sum(store) -> float:
     """This rank's share of Σ g²."""
     mesh, total = store.mesh, 0.0
-    if mesh.replicas and mesh.replicas.rank > 0:
+    if store.replicas and store.replicas.rank > 0:
         return total
     for bucket, part in store.partitions.items():
         if bucket == "vocab" and mesh.ends.rank > 0:

@@ -21,6 +21,7 @@ from ..config import TrainConfig
 from ..serial.adamw import clip_factor
 from ..serial.parameters import stored_in
 from .flight import InFlight
+from .moves import Moves
 from .norm import totals
 from .offload import placement
 from .optimizer import Optimizer
@@ -38,7 +39,9 @@ class Store:
         self, units: Iterable[tuple[str, dict]], zero: int, mesh, train: TrainConfig, tied: bool
     ):
         self.zero, self.mesh, self.train, self.tied = zero, mesh, train, tied
-        self.shard, layout = mesh.shard, mesh.layout
+        layout = mesh.layout
+        self.moves = Moves(mesh)
+        self.shard, self.replicas = self.moves.shard, self.moves.replicas
         self.dtype = storage_dtype(train.dtype)
         self.loss_scale = LossScale(train)
         self.optimizer = Optimizer(train, placement(layout.offload))
@@ -114,8 +117,7 @@ class Store:
         return next(self.gathered([layer]))[1]
 
     def _start_gather(self, bucket: str):
-        what, whole = f"{bucket} params", self.room(bucket)
-        return self.shard.start_all_gather(self.params[bucket], what=what, out=whole)
+        return self.moves.start_gather(bucket, self.params[bucket], out=self.room(bucket))
 
     def room(self, bucket: str):
         """Where a whole bucket is put together, for as long as it is used."""
@@ -156,7 +158,7 @@ class Store:
         for user in self.users[bucket]:
             self.added[bucket, user] = 0
         if self.sharded("optimizer"):
-            pending = self.shard.start_reduce_scatter(local, what=what)
+            pending = self.moves.start_reduce_scatter(local, what=what)
             self.in_flight.add(pending, lambda mine: self._take(bucket, mine))
         elif self.shard.size > 1:
             self.in_flight.add(self.shard.start_all_reduce(local, what=what, out=local))
@@ -179,7 +181,7 @@ class Store:
         self.summed.clear()
         for b, g in self.grads.items():
             shared = self.mesh.ends if b == "vocab" and self.mesh.ends.size > 1 else None
-            for axis in filter(None, (self.mesh.replicas, shared)):
+            for axis in filter(None, (self.replicas, shared)):
                 part = self._updated(g, "grads", b)
                 axis.all_reduce(part, what=f"{b} grads", out=part)
 
@@ -191,6 +193,7 @@ class Store:
         """One optimizer step on what this rank updates; then everybody gets the new parameters."""
         if not self.loss_scale.accepts(norm):
             return
+        self.moves.parameters_change()
         scale = clip_factor(norm, self.train) / self.loss_scale.scale
         for b, part in self.partitions.items():
             w = self._updated(self.params[b], "params", b)
