@@ -169,10 +169,10 @@ def test_a_narrow_terminal_breaks_lines_and_cuts_nothing_off(result):
 def test_hybrid_sharding_is_sent_over_dp(result):
     """Its two halves are one column, and a byte too many in either is marked there."""
     r = row(result, "dp=4 zero=3")
-    wire = r["wire_bytes"] | {"dp": [0] * 4, "shard": [7_000_000] * 4, "replicas": [70_000] * 4}
+    wire = r["wire_bytes"] | {"dp": [0] * 4, "near": [7_000_000] * 4, "far": [70_000] * 4}
     r["wire_bytes"], r["wire_bytes_predicted"] = wire, copy.deepcopy(wire)
     assert failures(result) == [] and " 7.07 " in shown(result)
-    wire["replicas"][2] += 1
+    wire["far"][2] += 1
     assert len(failures(result)) == 1 and " 7.07! " in shown(result)
 
 

@@ -103,7 +103,8 @@ def partition(
         for u in bucket_of(unit, at, model, train, layout)
         for n, shape in _shapes(u, at, model, layout).items()
     }
-    return Partition(whole, layout.shard_group or layout.dp)
+    groups = layout.shard_group and not layout.secondary
+    return Partition(whole, layout.shard_group if groups else layout.dp)
 
 
 def sums(name: str, model: ModelConfig, layout: Layout) -> list[Sum]:

@@ -120,7 +120,8 @@ def summed_over_dp(layout: Layout) -> str:
     if not layout.zero:
         return "By all_reduce: each gets the whole sum, because each updates everything."
     often = layout.zero > 1 and layout.microbatches > 1 and layout.reduce_each == "microbatch"
-    across = "; then all_reduce with those that hold the same shard" if layout.shard_group else ""
+    hybrid = layout.shard_group and not layout.secondary
+    across = "; then all_reduce with those that hold the same shard" if hybrid else ""
     rest = ", and keeps no more of it" if layout.zero > 1 else ""
     return (
         f"By reduce_scatter {'after each micro-batch' if often else 'once a step'}{across}: each "
