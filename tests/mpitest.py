@@ -12,14 +12,15 @@ must be Python literals or paths.  A rank sees the bare function: fixtures live 
 
 What holds on MPICH, Open MPI and Intel MPI:
 
-- The test never hangs: after ``timeout`` seconds the job is ended, and the report shows the
-  stack of every rank, also of one that waits inside an MPI call.
+- The test never hangs: ``timeout`` seconds after all ranks have entered it, the job is ended, and
+  the report shows the stack of every rank, also of one that waits inside an MPI call.
 - When one rank fails, the others are asked where they are, and the job is ended at once.
 - A rank that returns while others wait, crashes, or calls ``sys.exit`` fails the test.
 - No process is left, not even when pytest itself is killed with ``kill -9``.
 
 A rank is this file run as a script.  It talks to pytest through small files in one folder:
-``R.pid``, ``R.log`` (all that it wrote, and its stack), ``R.ok`` | ``R.failed`` | ``R.skipped``.
+``R.pid``, ``R.log`` (all that it wrote, and its stack), ``R.entered`` (it runs the test now), and
+``R.ok`` | ``R.failed`` | ``R.skipped``.
 """
 
 import ast
@@ -43,7 +44,8 @@ from tparallel import launch
 
 FOLDER = "MPITEST_FOLDER"  # set in the ranks, and only there
 RANK_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TPARALLEL_CHECK": "1"}
-LAST_RESORT = 10  # seconds after the timeout when a rank ends itself, were pytest gone
+START = 60  # seconds for all ranks to enter the test, on a machine that is busy
+LAST_RESORT = 10  # seconds after all these when a rank ends itself, were pytest gone
 
 
 def mpi(*sizes: int, timeout: float = 30) -> Callable[[Callable], Callable]:
@@ -112,8 +114,16 @@ def _run(function: Callable, ranks: int, arguments: dict, timeout: float) -> Non
         states = functools.partial(_states, folder, ranks)
         env = {**RANK_ENV, FOLDER: name, "MPITEST_TIMEOUT": str(timeout)}
         job = launch.Job(ranks, script, env=env, stdout=out, stderr=out)
+
+        def over() -> bool:
+            return job.process.poll() is not None or "failed" in states()
+
+        def running() -> bool:
+            return over() or not {"absent", "starting"} & {*states()}
+
         try:
-            ended = _wait(lambda: job.process.poll() is not None or "failed" in states(), timeout)
+            started = _wait(running, START)
+            ended = started and _wait(over, timeout)
             if job.process.poll() is None:
                 _ask_where(folder, states())
             said = _read(folder / "launcher")  # not what it says when it is ended below
@@ -123,7 +133,7 @@ def _run(function: Callable, ranks: int, arguments: dict, timeout: float) -> Non
             pytest.skip(_read(folder / "0.skipped"))
         if set(states()) != {"ok"} or job.process.returncode:
             how = "failed" if "failed" in states() else f"exit code {job.process.returncode}"
-            how = how if ended else f"hung for {timeout} s"
+            how = how if ended else f"hung for {timeout if started else START} s"
             title = f"{function.__name__} on {ranks} ranks: {how}"
             pytest.fail(f"{title}\n{_report(folder, states(), said)}", pytrace=False)
 
@@ -138,20 +148,20 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
 
 
 def _states(folder: Path, ranks: int) -> list[str]:
-    """Of each rank: ok, failed, skipped, running (it wrote its pid), or absent."""
+    """Of each rank: ok, failed, skipped, entered, starting (it wrote its pid), or absent."""
 
     def state(rank: int) -> str:
-        for word in ("failed", "skipped", "ok"):
+        for word in ("failed", "skipped", "ok", "entered"):
             if (folder / f"{rank}.{word}").exists():
                 return word
-        return "running" if (folder / f"{rank}.pid").exists() else "absent"
+        return "starting" if (folder / f"{rank}.pid").exists() else "absent"
 
     return [state(rank) for rank in range(ranks)]
 
 
 def _ask_where(folder: Path, states: list[str]) -> None:
     """Have every rank that still runs write its stack into its log."""
-    asked = [rank for rank, state in enumerate(states) if state == "running"]
+    asked = [rank for rank, state in enumerate(states) if state in ("starting", "entered")]
     sizes = {rank: (folder / f"{rank}.log").stat().st_size for rank in asked}
     for rank in asked:
         try:
@@ -162,10 +172,13 @@ def _ask_where(folder: Path, states: list[str]) -> None:
     time.sleep(0.05)  # the end of a long stack
 
 
+UNFINISHED = {"entered": "did not finish", "starting": "did not start", "absent": "did not start"}
+
+
 def _report(folder: Path, states: list[str], launcher: str) -> str:
     lines = []
     for rank, state in enumerate(states):
-        lines.append(f"--- rank {rank}: {'did not finish' if state == 'running' else state}")
+        lines.append(f"--- rank {rank}: {UNFINISHED.get(state, state)}")
         if state != "ok":
             lines += ["    " + line for line in _read(folder / f"{rank}.log").splitlines()[-60:]]
     if launcher.strip():
@@ -204,7 +217,7 @@ def _rank_main(file: str, name: str, arguments: str) -> None:
     os.dup2(log.fileno(), 2)
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)  # a C handler: it works inside MPI calls too
-    patience = float(os.environ["MPITEST_TIMEOUT"]) + LAST_RESORT
+    patience = START + float(os.environ["MPITEST_TIMEOUT"]) + LAST_RESORT
     faulthandler.dump_traceback_later(patience, exit=True, file=log)
     launch.die_with_parent(signal.SIGKILL)
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
@@ -212,6 +225,7 @@ def _rank_main(file: str, name: str, arguments: str) -> None:
         from mpi4py import MPI
 
         test = getattr(_load(file), name)
+        (folder / f"{rank}.entered").touch()
         test(comm=MPI.COMM_WORLD, **_decode(arguments))
         MPI.COMM_WORLD.Barrier()  # a rank that is left behind fails here, by name
     except pytest.skip.Exception as e:

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 # The tests that the harness is tried on; # A, # B mark lines that the reports must name.
 CASES = """
-import ctypes, os, sys
+import ctypes, os, sys, time
 import numpy as np
 import pytest
 from mpitest import mpi
@@ -33,18 +33,20 @@ def test_values(comm, value, tmp_path):
 @mpi(2, timeout=40)
 def test_one_rank_asserts(comm):
     value = [comm.rank, 2]
+    comm.Barrier()
     if comm.rank == 1:
+        time.sleep(0.5)
         assert value[0] == 5, "rank 1 disagrees"
     comm.Barrier()  # A
 
-@mpi(2, timeout=3)
+@mpi(2, timeout=2)
 def test_deadlock(comm):
     if comm.rank == 0:
         comm.Barrier()  # A
     else:
         comm.Recv(np.zeros(1), source=0, tag=77)  # B
 
-@mpi(2, timeout=3)
+@mpi(2, timeout=2)
 def test_left_behind(comm):
     if comm.rank == 1:
         comm.Recv(np.zeros(1), source=0)  # A
@@ -136,7 +138,7 @@ def test_an_assert_on_one_rank_is_told_with_where_the_others_wait(out):
 def test_a_deadlock_ends_with_the_stack_of_every_rank(out):
     """One rank in Barrier, one in Recv."""
     text = report(out, "test_deadlock[2ranks]")
-    assert "test_deadlock on 2 ranks: hung for 3 s" in text
+    assert "test_deadlock on 2 ranks: hung for 2 s" in text
     rank_0, rank_1 = text.split("--- rank 1")
     assert place("test_deadlock", "A") in rank_0 and place("test_deadlock", "B") in rank_1, text
 
@@ -144,7 +146,7 @@ def test_a_deadlock_ends_with_the_stack_of_every_rank(out):
 def test_a_rank_that_returns_while_another_waits_fails_the_test(out):
     """At the end there is a barrier: everybody must come."""
     text = report(out, "test_left_behind[2ranks]")
-    assert "hung for 3 s" in text and "--- rank 0: did not finish" in text
+    assert "hung for 2 s" in text and "--- rank 0: did not finish" in text
     assert place("test_left_behind", "A") in text, text
 
 
