@@ -80,7 +80,8 @@ def in_flight(order: np.ndarray, kept: Any = 1, late: Any = 1) -> np.ndarray:
     Numbers, or arrays with an entry for each chunk; with ones, activations are counted.
     """
     op, chunk, _ = order.T
-    kept, late = (np.broadcast_to(x, chunk.max(initial=0) + 1) for x in (kept, late))
+    chunks = max(np.size(kept), np.size(late), chunk.max(initial=0) + 1)
+    kept, late = (np.broadcast_to(x, chunks) for x in (kept, late))
     change = np.stack([kept, late - kept, -late, -kept])  # F, B, W, BW
     return np.cumsum(change[op, chunk])
 
