@@ -10,7 +10,7 @@ def tree(rng):
     return {
         "embed": {"w_tok": rng.normal(size=(5, 4))},
         "block.1": {
-            "attn.b_qkv": rng.normal(size=(3, 2, 2)),
+            "attn.b_kv": rng.normal(size=(2, 2, 2)),
             "attn.w_out": 1e-3 * rng.normal(size=(2, 2, 4)),
         },
     }
@@ -73,17 +73,17 @@ def test_the_worst_tensor_is_named_whatever_its_size():
     assert error == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("part", "qkv")
+@pytest.mark.parametrize("part", "kv")
 def test_only_the_key_bias_is_measured_against_the_whole_model(part):
-    """Noise of 1e-14 passes where the true gradient is zero, and nowhere else in b_qkv."""
+    """Noise of 1e-14 passes where the true gradient is zero, and nowhere else in b_kv."""
     reference = tree(np.random.default_rng(1))
-    bias = reference["block.1"]["attn.b_qkv"]
+    bias = reference["block.1"]["attn.b_kv"]
     bias *= 1e-12
     bias[1] = 0.0
     ours = copied(reference)
-    ours["block.1"]["attn.b_qkv"]["qkv".index(part)] += 1e-14
+    ours["block.1"]["attn.b_kv"]["kv".index(part)] += 1e-14
     error, name = worst_error(ours, reference)
-    assert name == f"block.1.attn.b_qkv[{part}]"
+    assert name == f"block.1.attn.b_kv[{part}]"
     assert (error < 1e-13) == (part == "k")
 
 
@@ -91,16 +91,16 @@ def test_a_key_bias_that_is_really_wrong_is_still_found():
     """The larger scale is no licence: an error of the model's own size shows."""
     reference = tree(np.random.default_rng(2))
     ours = copied(reference)
-    ours["block.1"]["attn.b_qkv"][1, 0, 1] += 0.5
+    ours["block.1"]["attn.b_kv"][0, 0, 1] += 0.5
     error, name = worst_error(ours, reference)
-    assert name == "block.1.attn.b_qkv[k]"
+    assert name == "block.1.attn.b_kv[k]"
     assert error > 0.1
 
 
 def test_nan_in_any_tensor_of_either_tree_is_the_worst_error():
     """One NaN in the largest tensor of the reference makes every scale useless: still infinite."""
     reference = tree(np.random.default_rng(3))
-    for layer, name in (("embed", "w_tok"), ("block.1", "attn.b_qkv"), ("block.1", "attn.w_out")):
+    for layer, name in (("embed", "w_tok"), ("block.1", "attn.b_kv"), ("block.1", "attn.w_out")):
         broken = copied(reference)
         broken[layer][name].flat[0] = np.nan
         assert worst_error(broken, reference)[0] == np.inf

@@ -13,9 +13,9 @@ import pytest
 from tparallel.compare.equality import relative_error
 from tparallel.config import ModelConfig
 from tparallel.serial.activation import gelu_forward
-from tparallel.serial.attention import heads_forward
 from tparallel.serial.block import block_backward, block_forward
 from tparallel.serial.embedding import embed_backward, embed_forward
+from tparallel.serial.heads import heads_forward
 from tparallel.serial.loss import cross_entropy_backward, cross_entropy_forward
 from tparallel.serial.norm import layernorm_forward
 from tparallel.serial.parameters import initial
@@ -46,22 +46,27 @@ def test_the_loss_divides_by_the_count_that_it_is_given():
     assert relative_error(4 * dlogits, cross_entropy_backward(cache_alone)) < BOUND
 
 
-@pytest.mark.parametrize("B, T, H, K", [(2, 5, 3, 4), (1, 1, 2, 3), (1, 6, 1, 7)])
-def test_attention_is_the_causal_softmax_of_q_k_over_root_k(B, T, H, K):
+@pytest.mark.parametrize(
+    "B, T, H, Hkv, K", [(2, 5, 3, 3, 4), (1, 1, 2, 2, 3), (1, 6, 1, 1, 7), (2, 4, 6, 2, 3)]
+)
+def test_attention_is_the_causal_softmax_of_q_k_over_root_k(B, T, H, Hkv, K):
     """With q and k of unit variance, where √D in place of √K is an error of 0.1 and more."""
-    qkv = np.random.default_rng(2).normal(size=(B, T, 3, H, K))
-    found, _ = heads_forward(qkv)
-    assert relative_error(found, written_out(qkv, sqrt(K))) < BOUND
+    rng = np.random.default_rng(2)
+    q, kv = rng.normal(size=(B, T, H, K)), rng.normal(size=(B, T, 2, Hkv, K))
+    found, _ = heads_forward(q, kv)
+    assert relative_error(found, written_out(q, kv, sqrt(K))) < BOUND
     if H > 1 and T > 1:
-        assert relative_error(found, written_out(qkv, sqrt(H * K))) > 0.1
+        assert relative_error(found, written_out(q, kv, sqrt(H * K))) > 0.1
 
 
-def written_out(qkv, scale):
-    """z[b, t, h] = Σ_{s <= t} softmax_s(q[t]·k[s] / scale) v[s], with no array arithmetic."""
-    B, T, _, H, K = qkv.shape
+def written_out(queries, kv, scale):
+    """z[b, t, h] = Σ_{s <= t} softmax_s(q[t]·k[s] / scale) v[s], with no array arithmetic; query
+    heads 0 to H/Hkv − 1 read key/value head 0, and so on."""
+    B, T, H, K = queries.shape
     z = np.zeros((B, T, H, K))
     for b, t, h in np.ndindex(B, T, H):
-        q, k, v = qkv[b, t, 0, h], qkv[b, :, 1, h], qkv[b, :, 2, h]
+        g = h * kv.shape[3] // H
+        q, k, v = queries[b, t, h], kv[b, :, 0, g], kv[b, :, 1, g]
         weight = [exp(sum(q[i] * k[s, i] for i in range(K)) / scale) for s in range(t + 1)]
         for s in range(t + 1):
             z[b, t, h] += weight[s] / sum(weight) * v[s]

@@ -33,9 +33,9 @@ DEFECTS = [
     ),
     Defect(
         "scores are divided by the root of D, not of K",
-        "serial/attention.py",
+        "serial/heads.py",
         "    s *= 1 / sqrt(K)\n",
-        "    s *= 1 / sqrt(K * q.shape[1])\n",
+        "    s *= 1 / sqrt(K * q.shape[1] * q.shape[2])\n",
         "test_serial_layers_by_hand.py::test_attention_is_the_causal_softmax_of_q_k_over_root_k",
     ),
     Defect(
@@ -82,21 +82,21 @@ DEFECTS = [
     ),
     Defect(
         "softmax subtracts the maximum of the whole batch",
-        "serial/attention.py",
+        "serial/heads.py",
         "    s -= s.max(-1, keepdims=True)\n",
         "    s -= s.max()\n",
         "test_serial_invariance.py::test_attention_subtracts_each_rows_own_maximum",
     ),
     Defect(
         "the key gradient is half of what it is",
-        "serial/attention.py",
-        "    dk[...] = ds.swapaxes(-1, -2) @ q\n",
-        "    dk[...] = 0.5 * ds.swapaxes(-1, -2) @ q\n",
+        "serial/heads.py",
+        "    dk[...] = (ds",
+        "    dk[...] = 0.5 * (ds",
         FD,
     ),
     Defect(
         "a token sees the one after it",
-        "serial/attention.py",
+        "serial/heads.py",
         "xp.tri(T, dtype=bool)",
         "xp.tri(T, k=1, dtype=bool)",
         "test_serial_invariance.py::test_a_later_token_never_changes_earlier_logits",

@@ -35,7 +35,7 @@ def test_decay_is_for_matrices_alone():
     train_step(params, (), *batch(), 0, c)
     for layer, p in params.items():
         for name, w in p.items():
-            matrix = name.rsplit(".", 1)[-1] in ("w_tok", "w_pos", "w_qkv", "w_out", "w_in")
+            matrix = name.rsplit(".", 1)[-1] in ("w_tok", "w_pos", "w_q", "w_kv", "w_out", "w_in")
             expected = before[layer][name] * (0.95 if matrix else 1.0)
             assert np.allclose(w, expected, rtol=1e-6, atol=0), f"{layer}.{name}"
             assert decayed(name) == matrix

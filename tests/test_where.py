@@ -152,7 +152,7 @@ def test_a_name_or_a_pattern_finds_parameters():
     assert find("block.?.mlp.w_in", MODEL) == [f"block.{i}.mlp.w_in" for i in range(3)]
     assert find("*.w_tok", TIED) == ["vocab.w_tok"]
     assert find("head", MODEL) == ["head.norm.g", "head.norm.b", "head.w_tok"]
-    assert len(find("*", MODEL)) == 3 * 12 + 5
+    assert len(find("*", MODEL)) == 3 * 14 + 5
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_name_or_a_pattern_finds_parameters():
 )
 def test_a_typo_is_answered_with_the_nearest_names(typo, nearest):
     """ConfigError: the rule, what was asked, the names that come closest."""
-    with pytest.raises(ConfigError, match=f"'{typo}' is none of 41. Use .*{nearest}"):
+    with pytest.raises(ConfigError, match=f"'{typo}' is none of 47. Use .*{nearest}"):
         find(typo, MODEL)
 
 

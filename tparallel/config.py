@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from .errors import ConfigError, LayoutError, TParallelError
 from .pipeline_parallel.schedules import make
 
-ZERO_OPTIONS = (
+OPTIONS = (
+    "sp",
+    "recompute",
     "overlap",
     "bucket_bytes",
     "reduce_each",
@@ -32,16 +34,24 @@ class ModelConfig:
     T: int = 128
     V: int = 256
     F: int = 0  # 0: 4 D
+    Hkv: int = 0  # key/value heads; 0: H of them
     tied: bool = False
 
     def __post_init__(self):
         if not self.F:
             object.__setattr__(self, "F", 4 * self.D)
-        for f in ("L", "D", "H", "T", "V", "F"):
+        if not self.Hkv:
+            object.__setattr__(self, "Hkv", self.H)
+        for f in ("L", "D", "H", "T", "V", "F", "Hkv"):
             _at_least(1, f, getattr(self, f), ConfigError)
         if self.D % self.H:
             raise ConfigError(
                 f"H must divide D: D = {self.D}, H = {self.H}. Use H = {_nearest(self.D, self.H)}."
+            )
+        if self.H % self.Hkv:
+            raise ConfigError(
+                f"Hkv must divide H, each key/value head serves as many query heads: H = {self.H}, "
+                f"Hkv = {self.Hkv}. Use Hkv = {_nearest(self.H, self.Hkv)}."
             )
 
     @property
@@ -65,6 +75,7 @@ class TrainConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0  # 0: no clipping
+    dropout: float = 0.0  # the share of elements that are dropped at each site
     seed: int = 0
     dtype: str = "float32"  # bfloat16, float16: kept and sent in half, computed in float32
     loss_scale: float = 65536.0  # float16: what small gradients are multiplied by at the start
@@ -89,10 +100,10 @@ class TrainConfig:
                 raise ConfigError(
                     f"{f} must not be negative: {f} = {getattr(self, f)}. Use 0 for none."
                 )
-        for f in ("beta1", "beta2"):
+        for f, usual in (("beta1", 0.9), ("beta2", 0.95), ("dropout", 0.1)):
             if not 0 <= getattr(self, f) < 1:
                 raise ConfigError(
-                    f"{f} must lie in [0, 1): {f} = {getattr(self, f)}. Use {f} = 0.9."
+                    f"{f} must lie in [0, 1): {f} = {getattr(self, f)}. Use {f} = {usual}."
                 )
 
     @property
@@ -123,7 +134,9 @@ class Layout:
     microbatches: int = 1
     chunks: int = 0
     cut: str = "even"  # or "cost": pipeline_parallel/stage.py
-    overlap: bool = True  # send gradients and fetch parameters while layers compute
+    sp: str = ""  # sequence parallelism: "keep" or "regather" the gathered input for backward
+    recompute: str = "none"  # in backward: none | selective (attention's T × T) | full (the block)
+    overlap: bool = True  # sums over tp, gradients and parameters travel while layers compute
     bucket_bytes: int = 0  # join layers into messages of at most this size; 0: a layer each
     reduce_each: str = "microbatch"  # zero 2, 3: or "step": add whole gradients up locally first
     shard_group: int = 0  # zero: cut over groups of this many dp ranks, copies across; 0: over all
@@ -152,6 +165,13 @@ class Layout:
                 f"a schedule orders pipeline stages: schedule = {self.schedule}, pp = 1 has one. "
                 "Use pp of 2 or more, or no schedule."
             )
+        _one_of("sp", self.sp, ("keep", "regather", ""), LayoutError)
+        if self.sp and self.tp == 1:
+            raise LayoutError(
+                f"sequence parallelism cuts T over tp: sp = {self.sp}, tp = 1 has nobody to share "
+                "with. Use tp of 2 or more, or no sp."
+            )
+        _one_of("recompute", self.recompute, ("none", "selective", "full"), LayoutError)
         if not self.schedule and self.pp > 1:
             object.__setattr__(self, "schedule", "1f1b")
 
@@ -196,7 +216,7 @@ class Layout:
             parts += [f"cut={self.cut}"] * (self.cut != "even")
         if self.dp > 1:
             parts.append(f"zero={self.zero}")
-        for f in ZERO_OPTIONS:
+        for f in OPTIONS:
             value = getattr(self, f)
             if value != Layout.__dataclass_fields__[f].default:
                 parts.append(f"{f}={value if isinstance(value, str) else int(value)}")
@@ -229,12 +249,23 @@ def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | N
     """Does the layout fit the model, the batch and the number of ranks?  Raises LayoutError."""
     tp, pp, dp, M = layout.tp, layout.pp, layout.dp, layout.microbatches
     fitting = [n for n in _divisors(model.H) if model.F % n == 0 and n <= model.V]
+    fitting = [n for n in fitting if model.Hkv % n == 0 or n % model.Hkv == 0]
     for letter, what in (("H", "the number of heads"), ("F", "the feed-forward size")):
         size = getattr(model, letter)
         if size % tp:
             raise LayoutError(
                 f"tp must divide {what}: {letter} = {size}, tp = {tp}. Use tp {_either(fitting)}."
             )
+    if model.Hkv % tp and tp % model.Hkv:
+        raise LayoutError(
+            f"tp must divide the key/value heads, or they it: Hkv = {model.Hkv}, tp = {tp}. "
+            f"Use tp {_either(fitting)}."
+        )
+    if layout.sp and model.T % tp:
+        raise LayoutError(
+            f"tp must divide the sequence under sequence parallelism: T = {model.T}, tp = {tp}. "
+            f"Use tp {_either(_divisors(model.T))}, or no sp."
+        )
     if tp > model.V:
         raise LayoutError(
             f"every tp rank needs a row of the vocabulary: V = {model.V}, tp = {tp}. "
@@ -285,8 +316,9 @@ def _one_of(
     name: str, value: str, allowed: tuple[str, ...], error: type[TParallelError] = ConfigError
 ) -> None:
     if value not in allowed:
+        named = [a or f"no {name}" for a in allowed]
         raise error(
-            f"{name} is not one that is known: {name} = {value}. Use {name} {_either(allowed)}."
+            f"{name} is not one that is known: {name} = {value}. Use {name} {_either(named)}."
         )
 
 

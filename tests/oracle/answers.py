@@ -12,8 +12,10 @@ from .twin import Twin, accumulate, train
 BLOCK = {  # our name -> the twin's
     "norm1.g": "norm1.weight",
     "norm1.b": "norm1.bias",
-    "attn.w_qkv": "attn.qkv.weight",
-    "attn.b_qkv": "attn.qkv.bias",
+    "attn.w_q": "attn.q.weight",
+    "attn.b_q": "attn.q.bias",
+    "attn.w_kv": "attn.kv.weight",
+    "attn.b_kv": "attn.kv.bias",
     "attn.w_out": "attn.out.weight",
     "attn.b_out": "attn.out.bias",
     "norm2.g": "norm2.weight",

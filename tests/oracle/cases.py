@@ -41,6 +41,7 @@ class Case(NamedTuple):
 GOLDEN = {
     "untied": Case(ModelConfig(L=2, D=6, H=3, T=5, V=11, F=10)),
     "tied": Case(ModelConfig(L=2, D=10, H=2, T=6, V=13, F=9, tied=True)),
+    "grouped": Case(ModelConfig(L=2, D=8, H=4, Hkv=2, T=5, V=11, F=7)),
 }
 
 # Too large to commit: these run only where PyTorch is installed.

@@ -10,7 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from tparallel.config import ModelConfig
-from tparallel.serial import activation, attention, block, embedding, head, linear, loss, mlp, norm
+from tparallel.serial import (
+    activation,
+    attention,
+    block,
+    embedding,
+    head,
+    heads,
+    linear,
+    loss,
+    mlp,
+    norm,
+)
 from tparallel.serial.parameters import initial, sub
 
 
@@ -56,7 +67,7 @@ def make(kind: str, size: str, dtype="float64") -> Layer:
     p = initial(c, "block.0", seed=1, dtype=dtype, style="random")
     attn, feed = sub(p, "attn."), sub(p, "mlp.")
     if kind == "linear":
-        return _linear(x, {"w": attn["w_qkv"], "b": attn["b_qkv"]})
+        return _linear(x, {"w": attn["w_kv"], "b": attn["b_kv"]})
     if kind == "linear without bias":
         return _linear(normal(B, T, c.H, c.K), {"w": attn["w_out"]}, contract=2)
     if kind == "norm":
@@ -64,7 +75,7 @@ def make(kind: str, size: str, dtype="float64") -> Layer:
     if kind == "gelu":
         return _plain(2 * x, activation.gelu_forward, activation.gelu_backward)
     if kind == "heads":
-        return _plain(normal(B, T, 3, c.H, c.K), attention.heads_forward, attention.heads_backward)
+        return _heads(normal(B, T, c.H + 2 * c.Hkv, c.K), c)
     if kind == "loss":
         return _loss(normal(B, T, c.V), tokens, count=2 * B * T)
     if kind == "embed":
@@ -110,6 +121,20 @@ def _plain(x, forward, backward) -> Layer:
     return Layer(
         x, {}, lambda x, p: forward(x), lambda dy, c, p: (backward(dy, c), None), lambda wcache: {}
     )
+
+
+def _heads(qkv, c) -> Layer:
+    """q (B, T, H, K) and kv (B, T, 2, Hkv, K) as one array of heads."""
+
+    def forward(qkv, p):
+        kv = qkv[:, :, c.H :].reshape(*qkv.shape[:2], 2, c.Hkv, c.K)
+        return heads.heads_forward(qkv[:, :, : c.H], kv)
+
+    def backward(dz, cache, p):
+        dq, dkv = heads.heads_backward(dz, cache)
+        return np.concatenate([dq, dkv.reshape(*dq.shape[:2], -1, c.K)], 2), None
+
+    return Layer(qkv, {}, forward, backward, lambda wcache: {})
 
 
 def _loss(logits, targets, count) -> Layer:

@@ -14,16 +14,17 @@ from tparallel.config import ModelConfig, TrainConfig
 class Attention(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.heads = c.H
-        self.qkv = nn.Linear(c.D, 3 * c.D)
+        self.head = c.K
+        self.q = nn.Linear(c.D, c.D)
+        self.kv = nn.Linear(c.D, 2 * c.Hkv * c.K)
         self.out = nn.Linear(c.D, c.D)
 
     def forward(self, x):
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
+            part.unflatten(-1, (-1, self.head)).transpose(1, 2)
+            for part in (self.q(x), *self.kv(x).chunk(2, dim=-1))
         )
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.out(z.transpose(1, 2).flatten(2))
 
 

@@ -41,7 +41,7 @@ def relative_error(a: Any, b: Any, scale: float | None = None) -> float:
 def worst_error(tree: Tree, reference: Tree) -> tuple[float, str]:
     """The largest error of any tensor, and that tensor's name: ``(3e-16, "block.1.attn.w_out")``.
 
-    The three parts of ``b_qkv`` (3, H, K) are measured apart, ``block.1.attn.b_qkv[k]`` against
+    The two parts of ``b_kv`` (2, Hkv, K) are measured apart, ``block.1.attn.b_kv[k]`` against
     the largest value in ``reference``.  Errors: ValueError if names or shapes differ.
     """
     ours, theirs = _tensors(tree), _tensors(reference)
@@ -50,7 +50,7 @@ def worst_error(tree: Tree, reference: Tree) -> tuple[float, str]:
         raise ValueError(f"both trees must hold the same tensors: only one holds {unmatched}.")
     largest = max(_largest(b) for b in theirs.values())
     errors = {
-        name: relative_error(ours[name], b, largest if name.endswith("b_qkv[k]") else None)
+        name: relative_error(ours[name], b, largest if name.endswith("b_kv[k]") else None)
         for name, b in theirs.items()
     }
     worst = max(errors, key=errors.__getitem__)
@@ -58,13 +58,13 @@ def worst_error(tree: Tree, reference: Tree) -> tuple[float, str]:
 
 
 def _tensors(tree: Tree) -> dict[str, np.ndarray]:
-    """{"block.1.attn.w_qkv": array}, with ``b_qkv`` in its three parts."""
+    """{"block.1.attn.w_kv": array}, with ``b_kv`` in its two parts."""
     out: dict[str, np.ndarray] = {}
     for layer, p in tree.items():
         for name, a in p.items():
             full = f"{layer}.{name}"
-            if name.endswith("b_qkv"):
-                out |= {f"{full}[{part}]": x for part, x in zip("qkv", _float64(a))}
+            if name.endswith("b_kv"):
+                out |= {f"{full}[{part}]": x for part, x in zip("kv", _float64(a))}
             else:
                 out[full] = _float64(a)
     return out

@@ -1,8 +1,8 @@
 """The whole truth, readable with no knowledge of MPI.
 
-Order: ``linear``, ``norm``, ``activation``, ``attention``, ``mlp``, ``block``, ``embedding``,
-``head``, ``loss``; then ``parameters`` (names, shapes, first values), ``model`` (the loop over
-layers), ``adamw``, ``train``.
+Order: ``linear``, ``norm``, ``activation``, ``dropout``, ``heads``, ``attention``, ``mlp``,
+``block``, ``embedding``, ``head``, ``loss``; then ``parameters`` (names, shapes, first values),
+``model`` (the loop over layers), ``recompute``, ``adamw``, ``train``.
 
 Every layer is a set of functions on explicit values::
 

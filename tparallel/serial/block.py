@@ -1,31 +1,33 @@
 """A pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x)).
 
 Shapes:  x, y (B, T, D); parameters ``norm1.* attn.* norm2.* mlp.*``
-Source:  Radford et al. 2019, section 2.3
+Source:  Radford et al. 2019, section 2.3; dropout: Radford et al. 2018, section 4.1
 """
 
 from .attention import attention_backward_input, attention_backward_weight, attention_forward
+from .dropout import NONE
 from .mlp import mlp_backward_input, mlp_backward_weight, mlp_forward
 from .norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from .parameters import prefixed, sub
 
 
-def block_forward(x, p):
+def block_forward(x, p, drop=NONE):
     n, norm1 = layernorm_forward(x, p["norm1.g"], p["norm1.b"])
-    y, attn = attention_forward(n, sub(p, "attn."))
-    x = x + y  # (B, T, D)
+    y, attn = attention_forward(n, sub(p, "attn."), drop)
+    x = x + drop.hidden(y, "attn.y")  # (B, T, D)
     n, norm2 = layernorm_forward(x, p["norm2.g"], p["norm2.b"])
     y, mlp = mlp_forward(n, sub(p, "mlp."))
+    y = drop.hidden(y, "mlp.y")
     y += x  # (B, T, D)
-    return y, (norm1, attn, norm2, mlp)
+    return y, (norm1, attn, norm2, mlp, drop)
 
 
 def block_backward_input(dy, cache, p):
-    norm1, attn, norm2, mlp = cache
-    dn, mlp = mlp_backward_input(dy, mlp, sub(p, "mlp."))
+    norm1, attn, norm2, mlp, drop = cache
+    dn, mlp = mlp_backward_input(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."))
     dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
     dx += dy  # the residual's own gradient: without it the block forgets what lies below
-    dn, attn = attention_backward_input(dx, attn, sub(p, "attn."))
+    dn, attn = attention_backward_input(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."))
     dy = dx
     dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
     dx += dy

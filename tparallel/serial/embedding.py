@@ -1,20 +1,22 @@
-"""x = W_tok[token] + W_pos[position]: a token's row of one table and its position's of another.
+"""x = dropout(W_tok[token] + W_pos[position]): a row of one table and a row of another.
 
 Shapes:  tokens (B, T) integers; x (B, T, D); W_tok (V, D); W_pos (T, D)
 Source:  Radford et al. 2018, section 3.1
 """
 
 from ..backend import xp
+from .dropout import NONE
 
 
-def embed_forward(tokens, p):
+def embed_forward(tokens, p, drop=NONE):
     x = p["w_tok"][tokens]  # (B, T, D)
     x += p["w_pos"][: tokens.shape[1]]
-    return x, (tokens, p["w_tok"].shape, p["w_pos"].shape)
+    return drop.hidden(x, "embed.x"), (tokens, p["w_tok"].shape, p["w_pos"].shape, drop)
 
 
 def embed_backward_input(dx, cache, p):
-    return None, (dx, *cache)  # tokens have no gradient
+    *cache, drop = cache
+    return None, (drop.hidden(dx, "embed.x"), *cache)  # tokens have no gradient
 
 
 def embed_backward_weight(wcache):

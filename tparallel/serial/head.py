@@ -4,11 +4,12 @@ Shapes:  x (B, T, D); logits (B, T, V); W_tok (V, D), the embedding's own table 
 Source:  Radford et al. 2018, section 3.1; tied: Press and Wolf 2017
 """
 
+from .dropout import NONE
 from .linear import linear_backward_input, linear_backward_weight, linear_forward
 from .norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 
 
-def head_forward(x, p):
+def head_forward(x, p, drop=NONE):  # which drops nothing
     n, norm = layernorm_forward(x, p["norm.g"], p["norm.b"])
     logits = linear_forward(n, p["w_tok"].T)  # (B, T, V)
     return logits, (norm, n)

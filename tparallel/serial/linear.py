@@ -1,7 +1,7 @@
 """y = x W + b, where W may contract several dims of x and make several dims of y.
 
 Shapes:  x (*rows, *I), W (*I, *O), b (*O), y (*rows, *O), where ``contract`` is the number of
-dims in I.  Example: W_qkv (D, 3, H, K) takes x (B, T, D) to (B, T, 3, H, K) with contract = 1,
+dims in I.  Example: W_kv (D, 2, H, K) takes x (B, T, D) to (B, T, 2, H, K) with contract = 1,
 and W_out (H, K, D) takes z (B, T, H, K) back to (B, T, D) with contract = 2.
 Each function is one matrix product of two-dimensional views, so that BLAS does the work.
 """

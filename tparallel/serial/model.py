@@ -7,22 +7,33 @@ and in the two halves of backward.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .block import block_backward_input, block_backward_weight, block_forward
-from .embedding import embed_backward_input, embed_backward_weight, embed_forward
-from .head import head_backward_input, head_backward_weight, head_forward
+from .block import block_backward, block_backward_input, block_backward_weight, block_forward
+from .dropout import NONE, Dropout
+from .embedding import (
+    embed_backward,
+    embed_backward_input,
+    embed_backward_weight,
+    embed_forward,
+)
+from .head import head_backward, head_backward_input, head_backward_weight, head_forward
 from .parameters import stored_in
 
 
 class LayerFunctions(NamedTuple):
-    forward: Callable  # x, p -> y, cache
+    forward: Callable  # x, p, drop -> y, cache
     backward_input: Callable  # dy, cache, p -> dx, wcache
     backward_weight: Callable  # wcache -> grads
+    backward: Callable  # dy, cache, p -> dx, grads: both halves
 
 
 LAYERS = {
-    "embed": LayerFunctions(embed_forward, embed_backward_input, embed_backward_weight),
-    "block": LayerFunctions(block_forward, block_backward_input, block_backward_weight),
-    "head": LayerFunctions(head_forward, head_backward_input, head_backward_weight),
+    "embed": LayerFunctions(
+        embed_forward, embed_backward_input, embed_backward_weight, embed_backward
+    ),
+    "block": LayerFunctions(
+        block_forward, block_backward_input, block_backward_weight, block_backward
+    ),
+    "head": LayerFunctions(head_forward, head_backward_input, head_backward_weight, head_backward),
 }
 
 
@@ -31,11 +42,12 @@ def kind(layer: str) -> str:
     return layer.split(".")[0]
 
 
-def model_forward(tokens, params):
+def model_forward(tokens, params, drop: Dropout = NONE):
     """logits (B, T, V) of tokens (B, T), and one cache per layer."""
     x, caches = tokens, {}
     for layer in layers_of(params):
-        x, caches[layer] = LAYERS[kind(layer)].forward(x, layer_view(params, layer))
+        p = layer_view(params, layer)
+        x, caches[layer] = LAYERS[kind(layer)].forward(x, p, drop=drop.of(layer))
     return x, caches
 
 
@@ -44,8 +56,8 @@ def model_backward(dlogits, caches, params, grads):
     dx = dlogits
     for layer in reversed(layers_of(params)):
         p = layer_view(params, layer)
-        dx, wcache = LAYERS[kind(layer)].backward_input(dx, caches.pop(layer), p)
-        add_grads(grads, layer, LAYERS[kind(layer)].backward_weight(wcache))
+        dx, new = LAYERS[kind(layer)].backward(dx, caches.pop(layer), p)
+        add_grads(grads, layer, new)
 
 
 def layers_of(params):

@@ -1,6 +1,6 @@
 """The parameters: names, shapes, first values.
 
-A layer's parameters are a flat dict, ``{"attn.w_qkv": array, ...}``; the model's are a dict of
+A layer's parameters are a flat dict, ``{"mlp.w_in": array, ...}``; the model's are a dict of
 such dicts, one per layer: ``embed``, ``block.0``, ..., ``head``.  ``w_*`` are matrices (weight
 decay applies), everything else is a bias or a norm.  With tied embeddings the one table that
 ``embed`` and ``head`` share is stored apart, as ``vocab``.
@@ -25,8 +25,10 @@ def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     block = {
         "norm1.g": (c.D,),
         "norm1.b": (c.D,),
-        "attn.w_qkv": (c.D, 3, c.H, c.K),
-        "attn.b_qkv": (3, c.H, c.K),
+        "attn.w_q": (c.D, c.H, c.K),
+        "attn.b_q": (c.H, c.K),
+        "attn.w_kv": (c.D, 2, c.Hkv, c.K),
+        "attn.b_kv": (2, c.Hkv, c.K),
         "attn.w_out": (c.H, c.K, c.D),
         "attn.b_out": (c.D,),
         "norm2.g": (c.D,),

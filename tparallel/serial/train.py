@@ -5,6 +5,7 @@ from math import sqrt
 from ..backend import xp
 from ..config import ModelConfig, TrainConfig
 from .adamw import adamw_update, clip_factor, learning_rate, sgd_update
+from .dropout import NONE, Dropout
 from .loss import cross_entropy_backward, cross_entropy_forward
 from .model import model_backward, model_forward
 from .parameters import decayed, initial, shapes
@@ -21,12 +22,12 @@ def zeros_like(params: dict) -> dict:
     return {layer: {n: xp.zeros_like(a) for n, a in p.items()} for layer, p in params.items()}
 
 
-def loss_and_grads(params: dict, tokens, targets, microbatches: int = 1):
+def loss_and_grads(params: dict, tokens, targets, microbatches: int = 1, drop: Dropout = NONE):
     """Loss in nats per token and the gradient of every parameter, over the global batch (G, T)."""
     grads, loss = zeros_like(params), 0.0
     rows = len(tokens) // microbatches
     for i in range(0, len(tokens), rows):
-        logits, caches = model_forward(tokens[i : i + rows], params)
+        logits, caches = model_forward(tokens[i : i + rows], params, drop.from_row(i))
         part, cache = cross_entropy_forward(logits, targets[i : i + rows], count=targets.size)
         model_backward(cross_entropy_backward(cache), caches, params, grads)
         loss += part
@@ -40,7 +41,8 @@ def grad_norm(grads: dict) -> float:
 
 def train_step(params, moments, tokens, targets, step: int, c: TrainConfig, microbatches: int = 1):
     """One update of ``params`` and ``moments`` (m, v), in place; returns loss and gradient norm."""
-    loss, grads = loss_and_grads(params, tokens, targets, microbatches)
+    drop = Dropout(c.dropout).of(c.seed, step)
+    loss, grads = loss_and_grads(params, tokens, targets, microbatches, drop)
     norm = grad_norm(grads)
     scale, lr = clip_factor(norm, c), learning_rate(step, c)
     for layer, p in params.items():
