@@ -10,9 +10,11 @@ from .pipeline_parallel.execute import Executor
 from .pipeline_parallel.schedule import forward_only
 from .pipeline_parallel.schedules import make
 from .pipeline_parallel.stage import Chunk, cut_layers, stored_units
-from .serial.parameters import initial
-from .tensor_parallel.model import layer_functions, loss_functions
-from .tensor_parallel.split import shard, unshard
+from .serial.dropout import Dropout
+from .serial.parameters import initial, shapes
+from .serial.recompute import RECOMPUTE
+from .tensor_parallel.model import layer_functions, loss_functions, region
+from .tensor_parallel.split import counts_here, shard, unshard
 from .zero.norm import totals
 from .zero.precision import scaled
 from .zero.store import Store
@@ -44,13 +46,17 @@ class Trainer:
             mesh,
             train,
             model.tied,
+            self._counts_here,
         )
-        functions = layer_functions(mesh.tp, model.V)
+        tp = region(mesh.tp, model, layout)
+        self.held = tp.tokens(model.T)  # the positions of x on this rank
+        functions = layer_functions(tp, model.V)
+        functions = functions | {"block": RECOMPUTE[layout.recompute](functions["block"])}
         self.executor = Executor(
             {c: Chunk(layers[c], functions, self.store) for c in mine},
             scaled(loss_functions(mesh.tp, model.V), self.store.loss_scale),
             mesh.pp,
-            (layout.rows(train.global_batch), model.T, model.D),
+            (layout.rows(train.global_batch), self.held.stop - self.held.start, model.D),
             train.compute_dtype,
         )
         self.timeline: list = []
@@ -60,18 +66,24 @@ class Trainer:
         whole = initial(self.model, unit, t.seed, t.compute_dtype, t.init)
         return shard(whole, self.mesh.tp.rank, self.mesh.tp.size)
 
+    def _counts_here(self, key: tuple[str, str]) -> bool:
+        unit, name = key
+        tp = self.mesh.tp
+        return counts_here(name, shapes(self.model)[unit][name], tp.rank, tp.size)
+
     def step(self, step: int, tokens, targets) -> tuple[float, float]:
         """One update from the global batch (G, T); returns its loss (nats per token) and the
         gradient norm before clipping, the same on every rank."""
-        loss = self.forward_backward(tokens, targets)
+        loss = self.forward_backward(tokens, targets, step=step)
         loss, norm = totals(self.store, loss)
         self.store.update(step, norm)
         return loss, norm
 
-    def forward_backward(self, tokens, targets, after=None) -> float:
+    def forward_backward(self, tokens, targets, after=None, step: int = 0) -> float:
         """Gradients of the global batch, summed, into the store; this rank's part of the loss."""
+        mine = self._mine(tokens), self._mine(targets)
         loss, self.timeline = self.executor.run(
-            self.schedule, self._mine(tokens), self._mine(targets), tokens.size, after
+            self.schedule, *mine, tokens.size, after, self._drop(step)
         )
         self.store.reduce()
         return loss
@@ -81,6 +93,16 @@ class Trainer:
         mine = self._mine(tokens), self._mine(targets)
         loss, _ = self.executor.run(self.forwards, *mine, tokens.size)
         return totals(self.store, loss)[0]
+
+    def _drop(self, step: int) -> Dropout:
+        """What this rank's rows, heads and positions drop in a step."""
+        at = self.mesh.coords
+        return Dropout(
+            self.train.dropout,
+            row=at.dp * self.train.global_batch // self.layout.dp,
+            head=at.tp * self.model.H // self.layout.tp,
+            t=self.held.start,
+        ).of(self.train.seed, step)
 
     def _mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""
@@ -114,7 +136,8 @@ class Trainer:
         out = {}
         for unit in dict.fromkeys(unit for _, p in first for unit in p):
             stage = min(at.pp for at, p in first if unit in p)
-            out[unit] = unshard([p[unit] for at, p in first if at.pp == stage and unit in p])
+            held = [p[unit] for at, p in first if at.pp == stage and unit in p]
+            out[unit] = unshard(held, shapes(self.model)[unit])
         return out
 
     def close(self) -> None:

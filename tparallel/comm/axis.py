@@ -49,6 +49,8 @@ class Axis:
     ):
         self.name, self.rank, self.size, self.ledger = name, comm.rank, comm.size, ledger
         self._comm, self._move = comm, make_transport(comm, crowded)
+        self._like = {"ledger": ledger, "crowded": crowded, "link": link}
+        self._parts: list[Axis] = []
         check = os.environ.get("TPARALLEL_CHECK") == "1" and comm.size > 1
         self._checker = Checker(comm, name) if check else None
         self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
@@ -171,8 +173,15 @@ class Axis:
         self._record(time.monotonic(), "recv", what, x.nbytes, 0)
         return Pending(self.ledger, self.name, "recv", what, finish).wait()
 
+    def split(self, color: int) -> "Axis":
+        """The part of this axis whose ranks give the same ``color``."""
+        self._parts.append(Axis(self.name, self._comm.Split(color, self.rank), **self._like))
+        return self._parts[-1]
+
     def close(self) -> None:
         """Give the communicators back: MPI has a limited number of them."""
+        for part in self._parts:
+            part.close()
         for user in (self._checker, self._stamps):
             if user:
                 user.comm.Free()

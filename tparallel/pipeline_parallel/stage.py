@@ -12,6 +12,7 @@ from typing import Any
 from ..comm.axis import pieces
 from ..config import ModelConfig
 from ..errors import LayoutError
+from ..serial.dropout import NONE, Dropout
 from ..serial.model import kind
 from ..serial.parameters import layer_names, stored_in
 
@@ -74,11 +75,11 @@ class Chunk:
         self.layers, self.store = layers, store
         self.functions = {layer: functions[kind(layer)] for layer in layers}
 
-    def forward(self, x):
+    def forward(self, x, drop: Dropout = NONE):
         """The output, and one cache per layer."""
         caches = []
         for layer, p in self.store.gathered(self.layers):
-            x, cache = self.functions[layer].forward(x, p)
+            x, cache = self.functions[layer].forward(x, p, drop=drop.of(layer))
             caches.append(cache)
             del p  # a gathered layer ends here, before the next one arrives
         return x, caches
@@ -101,8 +102,8 @@ class Chunk:
         """Both halves, layer by layer: a layer's cache and what was gathered of its parameters
         are gone before the next one starts."""
         for layer, p in self.store.gathered(self.layers[::-1]):
-            dy, wcache = self.functions[layer].backward_input(dy, caches.pop(), p)
+            dy, grads = self.functions[layer].backward(dy, caches.pop(), p)
             del p
-            self.store.add_grads(layer, self.functions[layer].backward_weight(wcache))
-            del wcache
+            self.store.add_grads(layer, grads)
+            del grads
         return dy

@@ -1,35 +1,43 @@
 """A pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x)), both cut over tp.
 
-Shapes:        x, y (B, T, D), the same on every tp rank; norms and residuals are computed by all
-Communicates:  two all_reduces of B T D elements forward, two backward (attention's and mlp's)
+Shapes:        x, y (B, T, D), the same on every tp rank, which all compute norms and residuals;
+               (B, T/tp, D) under sequence parallelism, where each computes those of its tokens
+Communicates:  attention's and mlp's sums: two of B T D elements forward, two backward
 Compare with:  serial/block.py
-Source:        Shoeybi et al. 2019, section 3, figure 4
+Source:        Shoeybi et al. 2019, section 3, figure 4; Korthikanti et al. 2022, figure 5
 """
 
+from ..serial.dropout import NONE
 from ..serial.norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from ..serial.parameters import prefixed, sub
-from .attention import attention_backward_input, attention_backward_weight, attention_forward
-from .mlp import mlp_backward_input, mlp_backward_weight, mlp_forward
+from .attention import (
+    attention_backward,
+    attention_backward_input,
+    attention_backward_weight,
+    attention_forward,
+)
+from .mlp import mlp_backward, mlp_backward_input, mlp_backward_weight, mlp_forward
 
 
-def block_forward(x, p, tp):
+def block_forward(x, p, tp, drop=NONE):
     n, norm1 = layernorm_forward(x, p["norm1.g"], p["norm1.b"])
-    y, attn = attention_forward(n, sub(p, "attn."), tp)
-    x = x + y  # (B, T, D)
+    y, attn = attention_forward(n, sub(p, "attn."), tp, drop)
+    x = x + drop.hidden(y, "attn.y")  # (B, T, D)
     n, norm2 = layernorm_forward(x, p["norm2.g"], p["norm2.b"])
     y, mlp = mlp_forward(n, sub(p, "mlp."), tp)
+    y = drop.hidden(y, "mlp.y")
     y += x  # (B, T, D)
-    return y, (norm1, attn, norm2, mlp)
+    return y, (norm1, attn, norm2, mlp, drop)
 
 
 def block_backward_input(dy, cache, p, tp):
-    norm1, attn, norm2, mlp = cache
-    dn, mlp = mlp_backward_input(dy, mlp, sub(p, "mlp."), tp)
-    dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
+    norm1, attn, norm2, mlp, drop = cache
+    dn, mlp = mlp_backward_input(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."), tp)
+    dx, norm2 = layernorm_backward_input(dn.wait(), norm2, p["norm2.g"])
     dx += dy  # the residual's own gradient: without it the block forgets what lies below
-    dn, attn = attention_backward_input(dx, attn, sub(p, "attn."), tp)
+    dn, attn = attention_backward_input(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."), tp)
     dy = dx
-    dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
+    dx, norm1 = layernorm_backward_input(dn.wait(), norm1, p["norm1.g"])
     dx += dy
     return dx, (norm1, attn, norm2, mlp)
 
@@ -44,5 +52,16 @@ def block_backward_weight(wcache):
 
 
 def block_backward(dy, cache, p, tp):
-    dx, wcache = block_backward_input(dy, cache, p, tp)
-    return dx, block_backward_weight(wcache)
+    """Both halves of each part in turn, so that its sum of dx hides behind its weight gradients."""
+    norm1, attn, norm2, mlp, drop = cache
+    dn, dmlp = mlp_backward(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."), tp)
+    dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
+    dx += dy
+    dn, dattn = attention_backward(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."), tp)
+    dy = dx
+    dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
+    dx += dy
+    grads = prefixed("mlp.", dmlp) | prefixed("attn.", dattn)
+    grads["norm2.g"], grads["norm2.b"] = layernorm_backward_weight(norm2)
+    grads["norm1.g"], grads["norm1.b"] = layernorm_backward_weight(norm1)
+    return dx, grads

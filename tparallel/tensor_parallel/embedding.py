@@ -1,27 +1,31 @@
-"""x = W_tok[token] + W_pos[position], with the rows of W_tok (V) cut over tp.
+"""x = dropout(W_tok[token] + W_pos[position]), with the rows of W_tok (V) cut over tp.
 
 A rank looks up the tokens whose rows it holds and puts zeros for the others; the sum over tp
 finds each row exactly once.  V need not be divisible by tp.
 
-Shapes:        tokens (B, T) integers; x (B, T, D); W_tok (V/tp, D); W_pos (T, D)
-Communicates:  forward all_reduce of x: B T D elements; backward nothing
+Shapes:        tokens (B, T) integers; x (B, T, D), or (B, T/tp, D) under sequence parallelism;
+               W_tok (V/tp, D); W_pos (T, D)
+Communicates:  forward the sum of x: B T D elements; backward nothing, or an all_gather of dx
 Compare with:  serial/embedding.py
 Source:        Shoeybi et al. 2019, section 3
 """
 
 from ..backend import xp
+from ..serial.dropout import NONE
 from .split import part
 
 
-def embed_forward(tokens, p, tp, V):
+def embed_forward(tokens, p, tp, V, drop=NONE):
     local, mine = local_tokens(tokens, tp, V)
     x = p["w_tok"][local] * mine[..., None]  # (B, T, D) partial over tp
-    x = tp.all_reduce(x, what="embed.x")  # (B, T, D)
-    x += p["w_pos"][: tokens.shape[1]]
-    return x, (tokens, p["w_tok"].shape, p["w_pos"].shape)
+    x = tp.leave(x, what="embed.x")  # (B, T, D)
+    x += p["w_pos"][tp.tokens(tokens.shape[1])]
+    return drop.hidden(x, "embed.x"), (tokens, p["w_tok"].shape, p["w_pos"].shape, drop)
 
 
 def embed_backward_input(dx, cache, p, tp, V):
+    *cache, drop = cache
+    dx = tp.leave_backward(drop.hidden(dx, "embed.x"), what="embed.dx")  # (B, T, D)
     return None, (dx, *cache)  # tokens have no gradient
 
 

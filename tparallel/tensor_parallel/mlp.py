@@ -1,7 +1,7 @@
 """y = gelu(x W_in + b_in) W_out + b_out, with F cut over tp.
 
 Shapes:        x, y (B, T, D); W_in (D, F/tp); b_in (F/tp); W_out (F/tp, D); b_out (D)
-Communicates:  forward all_reduce of y, backward all_reduce of dx: B T D elements each
+Communicates:  forward the sum of y, backward the sum of dx: B T D elements each (region.py)
 Compare with:  serial/mlp.py
 Source:        Shoeybi et al. 2019, section 3, figure 3a
 """
@@ -11,19 +11,22 @@ from ..serial.linear import linear_backward_input, linear_backward_weight, linea
 
 
 def mlp_forward(x, p, tp):
+    x = tp.enter(x, what="mlp.x")  # (B, T, D)
     h = linear_forward(x, p["w_in"], p["b_in"])  # (B, T, F/tp)
     a, slope = gelu_forward(h)  # (B, T, F/tp)
     y = linear_forward(a, p["w_out"])  # (B, T, D) partial over tp
-    y = tp.all_reduce(y, what="mlp.y") + p["b_out"]  # (B, T, D): the bias once, after the sum
-    return y, (x, slope, a)
+    y = tp.leave(y, what="mlp.y") + p["b_out"]  # (B, T, D): the bias once, after the sum
+    return y, (tp.keep(x), slope, a)
 
 
 def mlp_backward_input(dy, cache, p, tp):
     x, slope, a = cache
+    x = tp.again(x, what="mlp.x again")
+    dy = tp.leave_backward(dy, what="mlp.dy")  # (B, T, D)
     da = linear_backward_input(dy, p["w_out"])  # (B, T, F/tp)
     dh = gelu_backward(da, slope)  # (B, T, F/tp)
     dx = linear_backward_input(dh, p["w_in"])  # (B, T, D) partial over tp
-    dx = tp.all_reduce(dx, what="mlp.dx")  # (B, T, D)
+    dx = tp.enter_backward(dx, what="mlp.dx")  # (B, T, D), pending
     return dx, (x, dh, a, dy)
 
 
@@ -31,10 +34,11 @@ def mlp_backward_weight(wcache):
     x, dh, a, dy = wcache
     grads = {}
     grads["w_out"], grads["b_out"] = linear_backward_weight(a, dy)
-    grads["w_in"], grads["b_in"] = linear_backward_weight(x, dh)
+    grads["w_in"], grads["b_in"] = linear_backward_weight(x.wait(), dh)
     return grads
 
 
 def mlp_backward(dy, cache, p, tp):
     dx, wcache = mlp_backward_input(dy, cache, p, tp)
-    return dx, mlp_backward_weight(wcache)
+    grads = mlp_backward_weight(wcache)  # while the sum of dx is on its way
+    return dx.wait(), grads

@@ -6,40 +6,72 @@ give the same bits there (a test says so).
 
 from functools import partial
 
+from ..config import Layout, ModelConfig
 from ..serial import loss as serial_loss
 from ..serial.model import LAYERS, LayerFunctions
-from .block import block_backward_input, block_backward_weight, block_forward
-from .embedding import embed_backward_input, embed_backward_weight, embed_forward
-from .head import head_backward_input, head_backward_weight, head_forward
+from . import block, embedding, head
 from .loss import cross_entropy_backward, cross_entropy_forward
+from .region import SequenceParallel, TensorParallel
 
 
-def layer_functions(tp, V: int) -> dict[str, LayerFunctions]:
+def region(tp, model: ModelConfig, layout: Layout) -> TensorParallel:
+    """f and g for this layout, over the axis ``tp``."""
+    sharing = max(1, tp.size // model.Hkv)
+    shared = tp.split(color=tp.rank // sharing) if sharing > 1 else None
+    if layout.sp:
+        regather = layout.sp == "regather"
+        return SequenceParallel(tp, shared, layout.overlap, regather)
+    return TensorParallel(tp, shared, layout.overlap)
+
+
+def layer_functions(tp: TensorParallel, V: int) -> dict[str, LayerFunctions]:
     return LAYERS if tp.size == 1 else cut_layer_functions(tp, V)
 
 
-def cut_layer_functions(tp, V: int) -> dict[str, LayerFunctions]:
+def cut_layer_functions(tp: TensorParallel, V: int) -> dict[str, LayerFunctions]:
     return {
         "embed": LayerFunctions(
-            partial(embed_forward, tp=tp, V=V),
-            partial(embed_backward_input, tp=tp, V=V),
-            partial(embed_backward_weight, tp=tp, V=V),
+            partial(embedding.embed_forward, tp=tp, V=V),
+            partial(embedding.embed_backward_input, tp=tp, V=V),
+            partial(embedding.embed_backward_weight, tp=tp, V=V),
+            partial(embedding.embed_backward, tp=tp, V=V),
         ),
-        "block": LayerFunctions(
-            partial(block_forward, tp=tp),
-            partial(block_backward_input, tp=tp),
-            block_backward_weight,
+        "block": finished(
+            LayerFunctions(
+                partial(block.block_forward, tp=tp),
+                partial(block.block_backward_input, tp=tp),
+                block.block_backward_weight,
+                partial(block.block_backward, tp=tp),
+            ),
+            tp,
         ),
-        "head": LayerFunctions(
-            partial(head_forward, tp=tp),
-            partial(head_backward_input, tp=tp),
-            head_backward_weight,
+        "head": finished(
+            LayerFunctions(
+                partial(head.head_forward, tp=tp),
+                partial(head.head_backward_input, tp=tp),
+                head.head_backward_weight,
+                partial(head.head_backward, tp=tp),
+            ),
+            tp,
         ),
     }
 
 
-def loss_functions(tp, V: int):
-    """(forward, backward) of the cross-entropy."""
-    if tp.size == 1:
+def finished(f: LayerFunctions, tp: TensorParallel) -> LayerFunctions:
+    """The same layer, its gradients whole: the one place where shares are summed over tp."""
+
+    def backward_weight(wcache):
+        return tp.finish(f.backward_weight(wcache))
+
+    def backward(dy, cache, p):
+        dx, grads = f.backward(dy, cache, p)
+        return dx, tp.finish(grads)
+
+    return f._replace(backward_weight=backward_weight, backward=backward)
+
+
+def loss_functions(axis, V: int):
+    """(forward, backward) of the cross-entropy, over the axis ``tp``."""
+    if axis.size == 1:
         return serial_loss.cross_entropy_forward, serial_loss.cross_entropy_backward
-    return partial(cross_entropy_forward, tp=tp, V=V), cross_entropy_backward
+    return partial(cross_entropy_forward, tp=axis, V=V), cross_entropy_backward

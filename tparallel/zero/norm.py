@@ -12,7 +12,6 @@ from math import sqrt
 import numpy as np
 
 from ..backend import xp
-from ..tensor_parallel.split import is_split
 
 
 def totals(store, loss: float) -> tuple[float, float]:
@@ -39,9 +38,7 @@ def square_sum(store) -> float:
         g = store.grads[bucket]
         g = g if store.sharded("grads") else part.own(g, store.shard.rank)
         start = store.shard.rank * part.shard
-        for span in part.spans(
-            start, start + part.shard, lambda key: is_split(key[1]) or mesh.tp.rank == 0
-        ):
+        for span in part.spans(start, start + part.shard, store.counts_here):
             wide = g[span].astype(store.train.compute_dtype, copy=False)
             total += float(xp.vdot(wide, wide))
     return total / store.loss_scale.scale**2

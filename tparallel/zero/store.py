@@ -14,7 +14,7 @@ Source: Rajbhandari et al. 2020, sections 5 and 7; overlap: Zhao et al. 2023, se
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..backend import xp
 from ..config import TrainConfig
@@ -36,10 +36,16 @@ class Store:
     taken one by one: under stage 3 no rank ever holds the whole model."""
 
     def __init__(
-        self, units: Iterable[tuple[str, dict]], zero: int, mesh, train: TrainConfig, tied: bool
+        self,
+        units: Iterable[tuple[str, dict]],
+        zero: int,
+        mesh,
+        train: TrainConfig,
+        tied: bool,
+        counts_here: Callable[[tuple[str, str]], bool],  # of (layer, name), among tp ranks
     ):
         self.zero, self.mesh, self.train, self.tied = zero, mesh, train, tied
-        layout = mesh.layout
+        self.counts_here, layout = counts_here, mesh.layout
         self.moves = Moves(mesh)
         self.shard, self.replicas = self.moves.shard, self.moves.replicas
         self.dtype = storage_dtype(train.dtype)
