@@ -11,6 +11,7 @@ from tparallel.serial.parameters import initial, prefixed, sub
 from tparallel.tensor_parallel import attention as cut_attention
 from tparallel.tensor_parallel import mlp as cut_mlp
 from tparallel.tensor_parallel.model import cut_layer_functions
+from tparallel.tensor_parallel.region import TensorParallel
 
 MODEL = ModelConfig(L=1, D=24, H=12, T=5, V=23, F=36)
 B = 3
@@ -22,24 +23,30 @@ SERIAL = {
         attention.attention_forward,
         attention.attention_backward_input,
         attention.attention_backward_weight,
+        attention.attention_backward,
     ),
-    "mlp": LayerFunctions(mlp.mlp_forward, mlp.mlp_backward_input, mlp.mlp_backward_weight),
+    "mlp": LayerFunctions(
+        mlp.mlp_forward, mlp.mlp_backward_input, mlp.mlp_backward_weight, mlp.mlp_backward
+    ),
     **LAYERS,
 }
 
 
-def CUT(tp, V: int) -> dict[str, LayerFunctions]:
-    """The same names, cut over ``tp``."""
+def CUT(axis, V: int, region=TensorParallel) -> dict[str, LayerFunctions]:
+    """The same names, cut over ``axis``."""
+    tp = region(axis)
     return {
         "attention": LayerFunctions(
             partial(cut_attention.attention_forward, tp=tp),
             partial(cut_attention.attention_backward_input, tp=tp),
             cut_attention.attention_backward_weight,
+            partial(cut_attention.attention_backward, tp=tp),
         ),
         "mlp": LayerFunctions(
             partial(cut_mlp.mlp_forward, tp=tp),
             partial(cut_mlp.mlp_backward_input, tp=tp),
             cut_mlp.mlp_backward_weight,
+            partial(cut_mlp.mlp_backward, tp=tp),
         ),
         **cut_layer_functions(tp, V),
     }
@@ -60,9 +67,19 @@ def inputs(kind: str, model: ModelConfig, dtype: str = "float64"):
 
 
 def run(table: dict, kind: str, x, p: dict, dy):
-    """y, dx and the gradients by their full names."""
+    """y, dx and the gradients by their full names: both halves apart."""
     layer, prefix = table[kind], PREFIX.get(kind, "")
     p = sub(p, prefix)
     y, cache = layer.forward(x, p)
     dx, wcache = layer.backward_input(dy, cache, p)
+    dx = dx.wait() if hasattr(dx, "wait") else dx  # attention's and mlp's sums are pending
     return y, dx, prefixed(prefix, layer.backward_weight(wcache))
+
+
+def run_whole(table: dict, kind: str, x, p: dict, dy):
+    """y, dx and the gradients by their full names: both halves as one."""
+    layer, prefix = table[kind], PREFIX.get(kind, "")
+    p = sub(p, prefix)
+    y, cache = layer.forward(x, p)
+    dx, grads = layer.backward(dy, cache, p)
+    return y, dx, prefixed(prefix, grads)

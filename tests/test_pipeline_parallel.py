@@ -150,7 +150,8 @@ def test_any_placement_runs_with_hand_overs_in_place_and_backward_in_halves(comm
     layers = cut_layers(model, 4)
     units = [u for c in mine for u in layers[c]]
     params = initial_params(model, TRAIN)
-    store = Store(((u, params[u]) for u in units), 0, mesh, TRAIN, tied=False)
+    start = ((u, params[u]) for u in units)
+    store = Store(start, 0, mesh, TRAIN, tied=False, counts_here=lambda key: True)
     chunks = {c: Chunk(layers[c], LAYERS, store) for c in mine}
     shape = (TRAIN.global_batch // M, model.T, model.D)
     executor = Executor(chunks, loss_functions(mesh.tp, model.V), mesh.pp, shape, "float64")

@@ -1,7 +1,7 @@
 """Each cut layer beside its serial twin: full -> shard -> run -> unshard -> equal."""
 
 import numpy as np
-from cut_layers import CUT, KINDS, MODEL, SERIAL, B, inputs, run
+from cut_layers import CUT, KINDS, MODEL, SERIAL, B, inputs, run, run_whole
 from groups import groups
 from mpitest import mpi
 
@@ -27,6 +27,10 @@ def columns(logits, tp):
     return logits[..., part(logits.shape[-1], tp.rank, tp.size)].copy()
 
 
+def whole_of(parts, like):
+    return unshard(parts, {name: a.shape for name, a in like.items()})
+
+
 @mpi(4)
 def test_each_cut_layer_equals_its_serial_twin(comm):
     """Output, input gradient and gathered parameter gradients at tp = 2, 3, 4, V even or not."""
@@ -44,7 +48,7 @@ def test_each_cut_layer_equals_its_serial_twin(comm):
                 assert relative_error(our_y, y) <= 1e-12, where
                 assert dx is our_dx is None or relative_error(our_dx, dx) <= 1e-12, where
                 parts = group.allgather(our_grads)
-                error, name = worst_error({kind: unshard(parts)}, {kind: grads})
+                error, name = worst_error({kind: whole_of(parts, grads)}, {kind: grads})
                 assert error <= 1e-12, (*where, name)
 
 
@@ -61,6 +65,19 @@ def test_what_every_tp_rank_holds_gets_the_same_gradient_on_each_to_the_last_bit
             held |= {"y": y} if kind != "head" else {}
             for name, a in held.items():
                 assert len(set(group.allgather(a.tobytes()))) == 1, (kind, name, tp.size)
+
+
+@mpi(4)
+def test_backward_in_one_piece_gives_the_bits_of_its_two_halves(comm):
+    """Hiding a sum behind the weight gradients changes when it is awaited, and nothing else."""
+    for tp, _ in each_axis(comm, 2, 4):
+        for kind in KINDS:
+            x, p, dy = inputs(kind, MODEL)
+            dy, mine = columns(dy, tp) if kind == "head" else dy, shard(p, tp.rank, tp.size)
+            apart, whole = (f(CUT(tp, MODEL.V), kind, x, mine, dy) for f in (run, run_whole))
+            assert apart[1] is whole[1] is None or np.array_equal(apart[1], whole[1]), kind
+            assert apart[2].keys() == whole[2].keys()
+            assert all(np.array_equal(g, whole[2][name]) for name, g in apart[2].items()), kind
 
 
 @mpi(4)

@@ -22,18 +22,20 @@ from tparallel.tensor_parallel.split import SPLIT_DIM, part, shard, shard_shape,
 
 F8 = 8  # bytes of a float64
 # The lines of a serial file that tensor parallelism changes, the argument tp itself not counted.
-CHANGED = {"mlp": 3, "attention": 3, "block": 0, "embedding": 5, "head": 1, "loss": 9}
+CHANGED = {"mlp": 10, "attention": 12, "block": 4, "embedding": 9, "head": 16, "loss": 9}
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_shard_then_unshard_gives_the_whole_layer_back(tied):
-    """For every layer and every n, whether n divides the vocabulary or not; nothing is shared."""
-    model = ModelConfig(L=1, D=24, H=12, T=5, V=23, F=36, tied=tied)
+@pytest.mark.parametrize("Hkv", [12, 2, 1])
+def test_shard_then_unshard_gives_the_whole_layer_back(tied, Hkv):
+    """For every layer and every n, whether n divides the vocabulary or not, or is more than the
+    key/value heads; no memory is shared."""
+    model = ModelConfig(L=1, D=24, H=12, T=5, V=23, F=36, tied=tied, Hkv=Hkv)
     for layer, named in shapes(model).items():
         whole = initial(model, layer, 0, "float64", "random")
         for n in (1, 2, 3, 4, 6, 12):
             parts = [shard(whole, rank, n) for rank in range(n)]
-            again = unshard(parts)
+            again = unshard(parts, named)
             assert list(again) == list(whole)
             for name, shape in named.items():
                 assert np.array_equal(again[name], whole[name]), (layer, name, n)
@@ -44,19 +46,23 @@ def test_shard_then_unshard_gives_the_whole_layer_back(tied):
 
 
 def test_a_rank_holds_the_same_heads_of_q_k_and_v_and_of_the_output():
-    """Entry (d, i, h, k) of W_qkv carries the number of its head: rank r has heads r H/n onward."""
+    """Entry (d, h, k) of W_q carries the number of its head: rank r has heads r H/n onward."""
     D, H, K, n = 6, 12, 2, 4
     heads = np.arange(float(H))
     whole = {
-        "attn.w_qkv": np.broadcast_to(heads[:, None], (D, 3, H, K)),
-        "attn.b_qkv": np.broadcast_to(heads[:, None], (3, H, K)),
+        "attn.w_q": np.broadcast_to(heads[:, None], (D, H, K)),
+        "attn.b_q": np.broadcast_to(heads[:, None], (H, K)),
+        "attn.w_kv": np.broadcast_to(heads[:, None], (D, 2, H, K)),
+        "attn.b_kv": np.broadcast_to(heads[:, None], (2, H, K)),
         "attn.w_out": np.broadcast_to(heads[:, None, None], (H, K, D)),
     }
     for rank in range(n):
         mine = heads[rank * H // n : (rank + 1) * H // n]
         p = shard(whole, rank, n)
-        assert np.array_equal(p["attn.w_qkv"], np.broadcast_to(mine[:, None], (D, 3, H // n, K)))
-        assert np.array_equal(p["attn.b_qkv"], np.broadcast_to(mine[:, None], (3, H // n, K)))
+        assert np.array_equal(p["attn.w_q"], np.broadcast_to(mine[:, None], (D, H // n, K)))
+        assert np.array_equal(p["attn.b_q"], np.broadcast_to(mine[:, None], (H // n, K)))
+        assert np.array_equal(p["attn.w_kv"], np.broadcast_to(mine[:, None], (D, 2, H // n, K)))
+        assert np.array_equal(p["attn.b_kv"], np.broadcast_to(mine[:, None], (2, H // n, K)))
         assert np.array_equal(p["attn.w_out"], np.broadcast_to(mine[:, None, None], (H // n, K, D)))
 
 

@@ -4,9 +4,14 @@ Shapes:  x, y (B, T, D); parameters ``norm1.* attn.* norm2.* mlp.*``
 Source:  Radford et al. 2019, section 2.3; dropout: Radford et al. 2018, section 4.1
 """
 
-from .attention import attention_backward_input, attention_backward_weight, attention_forward
+from .attention import (
+    attention_backward,
+    attention_backward_input,
+    attention_backward_weight,
+    attention_forward,
+)
 from .dropout import NONE
-from .mlp import mlp_backward_input, mlp_backward_weight, mlp_forward
+from .mlp import mlp_backward, mlp_backward_input, mlp_backward_weight, mlp_forward
 from .norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from .parameters import prefixed, sub
 
@@ -44,5 +49,16 @@ def block_backward_weight(wcache):
 
 
 def block_backward(dy, cache, p):
-    dx, wcache = block_backward_input(dy, cache, p)
-    return dx, block_backward_weight(wcache)
+    """Both halves of each part in turn: the cache of one is gone before the next one starts."""
+    norm1, attn, norm2, mlp, drop = cache
+    dn, dmlp = mlp_backward(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."))
+    dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
+    dx += dy  # again the residuals' own gradients, here
+    dn, dattn = attention_backward(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."))
+    dy = dx
+    dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
+    dx += dy  # and here
+    grads = prefixed("mlp.", dmlp) | prefixed("attn.", dattn)
+    grads["norm2.g"], grads["norm2.b"] = layernorm_backward_weight(norm2)
+    grads["norm1.g"], grads["norm1.b"] = layernorm_backward_weight(norm1)
+    return dx, grads

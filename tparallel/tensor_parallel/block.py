@@ -52,15 +52,15 @@ def block_backward_weight(wcache):
 
 
 def block_backward(dy, cache, p, tp):
-    """Both halves of each part in turn, so that its sum of dx hides behind its weight gradients."""
+    """Both halves of each part in turn: its weight gradients hide its sum of dx over tp."""
     norm1, attn, norm2, mlp, drop = cache
     dn, dmlp = mlp_backward(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."), tp)
     dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
-    dx += dy
+    dx += dy  # again the residuals' own gradients, here
     dn, dattn = attention_backward(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."), tp)
     dy = dx
     dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
-    dx += dy
+    dx += dy  # and here
     grads = prefixed("mlp.", dmlp) | prefixed("attn.", dattn)
     grads["norm2.g"], grads["norm2.b"] = layernorm_backward_weight(norm2)
     grads["norm1.g"], grads["norm1.b"] = layernorm_backward_weight(norm1)
