@@ -60,6 +60,36 @@ def test_every_rank_holds_and_sends_what_the_closed_forms_say(comm, tied, dtype,
             assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
 
 
+SEQUENCES = {**ODD, "T": 8}  # sequence parallelism cuts T
+
+
+@mpi(4, timeout=60)
+@pytest.mark.parametrize("Hkv", [4, 2, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sequence_parallelism_and_recomputation_keep_and_send_their_closed_forms(comm, Hkv, dtype):
+    """What is kept between forward and backward and what is sent, tp = 2 and 4, alone and with a
+    pipeline or ZeRO, and with key/value heads that ranks share."""
+    model, train = ModelConfig(**SEQUENCES, Hkv=Hkv), TrainConfig(steps=2, dtype=dtype)
+    for layout in (
+        *(Layout(tp=4, sp=sp) for sp in ("keep", "regather")),
+        *(Layout(tp=2, recompute=r, microbatches=2) for r in ("none", "selective", "full")),
+        Layout(tp=4, sp="keep", recompute="selective"),
+        Layout(tp=4, sp="regather", recompute="full", microbatches=2),
+        Layout(tp=2, pp=2, sp="regather", microbatches=4),
+        Layout(tp=2, pp=2, sp="keep", recompute="full", microbatches=4),
+        Layout(tp=2, dp=2, zero=3, sp="keep", recompute="selective", microbatches=2),
+    ):
+        part = part_of(comm, layout)
+        if part == MPI.COMM_NULL:
+            continue
+        ranks = measure(model, train, layout, part, batch(model))
+        part.Free()
+        if ranks:
+            held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
+            assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name
+            assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
+
+
 @pytest.mark.matrix
 @mpi(6, 8, timeout=300)
 @pytest.mark.parametrize("tied", [False, True])

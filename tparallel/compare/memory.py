@@ -23,6 +23,8 @@ def buffers(*held: Any) -> dict[int, Any]:
             out |= buffers(*value.values())
         elif isinstance(value, list | tuple):
             out |= buffers(*value)
+        else:
+            out |= buffers(*getattr(value, "arrays", ()))  # of a transfer under way
     return out
 
 

@@ -9,25 +9,41 @@ shard = ⌈Ψ_u / n⌉ elements; bytes of an element by ``each``:
 
 Activations, what a micro-batch of R = B T tokens keeps from forward to backward (t = tp):
 
-    block  R (4 D + 2 + (4 D + H T + 2 F) / t)   x̂ and 1/σ of two norms, their outputs | qkv, z,
-                                                 probabilities, gelu's slope and output
+    block  R (2 D + 2) s         x̂ and 1/σ of two norms
+           R 2 D i               their outputs, as they enter attention and mlp
+           R (2 D + 2 F) / t     q, z, gelu's slope and output
+           R 2 K ⌈Hkv / t⌉       k and v
+           R H T / t             the probabilities of attention
     embed  the tokens: 8 bytes each
-    head   R (2 D + 1)           x̂ and 1/σ, the norm's output
+    head   R (D + 1) s + R D i   x̂ and 1/σ, the norm's output
     loss   R (V + 1) at tp = 1, R (V + 2) else    exponentials, their sum (and, packed in the same
                                                  message, the target's score); with it the target:
                                                  8 bytes, and 1 more that says whose it is
 
 and from the first half of its backward to the second, where the schedule runs them apart:
 
-    block  R (8 D + (4 D + 2 F) / t)   the inputs of its products, and what came back to them
-    embed  the tokens, and R D         head  R (3 D + V)
+    block  R 4 D s + R 4 D       norms: x̂ and what came back; the inputs of products and their dy
+           R (2 D + 2 F) / t + R 2 K ⌈Hkv / t⌉    as above, or the gradients of these
+    embed  the tokens, and R D   head  R 2 D s + R (D + V)
 
 A stage holds as many of both as its schedule has in flight: M under GPipe, min(M, S − stage) under
 1F1B; in general the peak over its order, in which F adds the first, B exchanges it for the second,
 and W, or a joined backward, takes it away.
 
-Source: Rajbhandari et al. 2020, section 5 (states); Korthikanti et al. 2022, section 4 (the same
-count for other kernels); Narayanan et al. 2021, section 2.2 (in flight)
+Without sequence parallelism s = i = 1; with it s = 1/t, and i = 1 if the gathered input is kept,
+1/t if it is gathered again.  Selective recomputation drops R H T / t; full keeps R D s of a block.
+Dropout keeps nothing: its masks are looked up again.
+
+Korthikanti et al. count a block of 16-bit elements, with F = 4 D: sbh (34 + 5as/h), under tp
+sbh (10 + 24/t + 5as/ht), with sequence parallelism sbh (34 + 5as/h) / t.  Ours, of e-byte elements,
+in the same letters (T = s, B = b, D = h, H = a): e sbh (16 + as/h) + 2e sb, under tp
+e sbh (4 + 12/t + as/ht) + 2e sb, with sequence parallelism and inputs gathered again all over t.
+At e = 2 that is 32, 8 + 24/t and 2as/h where the paper has 34, 10 + 24/t and 5as/h: the same arrays
+but for dropout's, which ours looks up again (2 masks of sbh; a mask and a result of as²b), and for
+our 1/σ of each token.
+
+Source: Rajbhandari et al. 2020, section 5 (states); Korthikanti et al. 2022, section 4 and table 2;
+Narayanan et al. 2021, section 2.2 (in flight)
 """
 
 from itertools import islice
@@ -36,7 +52,7 @@ import numpy as np
 
 from ..config import Layout, ModelConfig, TrainConfig
 from ..pipeline_parallel.schedule import in_flight
-from .part import ITEMSIZE, Part, group, parts, schedule, shard, units
+from .part import ITEMSIZE, Part, group, kv_heads, parts, schedule, shard, units
 
 ID = 8  # bytes of a token number (int64)
 SHARDED_FROM = {"params": 3, "grads": 2, "optimizer": 1}  # the ZeRO stage
@@ -84,27 +100,33 @@ def _states(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> dict
 
 def _activations(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     plan = schedule(layout)
-    kept, late = np.zeros((2, plan.chunks), int)  # bytes per token
+    kept, late = np.zeros((2, plan.chunks), int)  # bytes of a micro-batch
     for chunk in p.chunks:
-        kept[chunk], late[chunk] = _per_token(c, train, layout, p, chunk)
-    peak = int(in_flight(plan.orders[p.pp], kept, late).max())
-    return peak * layout.rows(train.global_batch) * c.T
+        kept[chunk], late[chunk] = _per_microbatch(c, train, layout, p, chunk)
+    return int(in_flight(plan.orders[p.pp], kept, late).max())
 
 
-def _per_token(
+def _per_microbatch(
     c: ModelConfig, train: TrainConfig, layout: Layout, p: Part, chunk: int
 ) -> tuple[int, int]:
     """Bytes that a chunk keeps from forward to backward, and from one half of it to the other."""
     t, size = layout.tp, max(4, ITEMSIZE[train.dtype])
-    kept = p.chunks[chunk] * size * (4 * c.D + 2 + (4 * c.D + c.H * c.T + 2 * c.F) // t)
-    late = p.chunks[chunk] * size * (8 * c.D + (4 * c.D + 2 * c.F) // t)
+    R = layout.rows(train.global_batch) * c.T
+    outside = R // t if layout.sp else R  # tokens whose norms and residuals are computed here
+    entered = R // t if layout.sp == "regather" else R
+    cut = R * ((2 * c.D + 2 * c.F) // t + 2 * c.K * kv_heads(c, t))
+    kept = outside * (2 * c.D + 2) + entered * 2 * c.D + cut
+    kept += R * c.H * c.T // t if layout.recompute == "none" else 0
+    kept = outside * c.D if layout.recompute == "full" else kept
+    late = outside * 4 * c.D + R * 4 * c.D + cut
+    kept, late = (p.chunks[chunk] * size * elements for elements in (kept, late))
     if p.first and chunk == min(p.chunks):
-        kept += ID
-        late += ID + size * c.D
+        kept += R * ID
+        late += R * (ID + size * c.D)
     if p.last and chunk == max(p.chunks):
-        kept += size * (2 * c.D + 1)
-        kept += size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1
-        late += size * (3 * c.D + p.V)
+        kept += size * (outside * (c.D + 1) + entered * c.D)
+        kept += R * (size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1)
+        late += size * (outside * 2 * c.D + R * (c.D + p.V))
     return kept, late
 
 

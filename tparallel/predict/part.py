@@ -62,15 +62,21 @@ def cut(size: int, n: int, rank: int) -> int:
     return size // n + (rank < size % n)
 
 
+def kv_heads(c: ModelConfig, t: int) -> int:
+    """Key/value heads of a rank: one if there are fewer than ranks."""
+    return max(1, c.Hkv // t)
+
+
 def units(c: ModelConfig, train: TrainConfig, layout: Layout, own: Part) -> list[Unit]:
     """Elements of each unit, with t = tp and V this rank's rows of the vocabulary:
 
-    block  6 D + (4 D² + 3 D + 2 D F + F) / t    norms, biases after a sum | what tp cuts
+    block  6 D + (2 D² + D + 2 D F + F) / t + 2 (D + 1) K ⌈Hkv / t⌉
+           norms, biases after a sum | what tp cuts | key/value heads, of which each rank has one
     embed  T D + V D          head  2 D + V D
     tied   T D and 2 D, and V D once for both
     """
     D, F, t = c.D, c.F, layout.tp
-    block = 6 * D + (4 * D * D + 3 * D + 2 * D * F + F) // t
+    block = 6 * D + (2 * D * D + D + 2 * D * F + F) // t + 2 * (D + 1) * c.K * kv_heads(c, t)
     table = Unit(own.V * D, ("embed",) * own.first + ("head",) * own.last)
     embed, head = c.T * D, 2 * D
     if not c.tied:

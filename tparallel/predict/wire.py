@@ -7,10 +7,16 @@ What a verb costs rank r of n, for a vector of N elements (``N_r`` is piece r of
 What a step sends, with R = B T tokens to a micro-batch and M micro-batches:
 
     tp   M × all_reduce of R D elements, 4 for each block, 1 for the embedding, 1 for the head;
-         and, with the head, all_reduces of R and of 2 R elements for the loss
-    pp   M R D for each chunk before or after one of this stage that lives on another stage; a tied
-         table: one all_reduce of its gradient (of its shard, where ZeRO shards the sum) between
-         the stages of the first and the last chunk
+         and, with the head, all_reduces of R and of 2 R elements for the loss.
+         Sequence parallelism: in place of each of them a reduce_scatter and an all_gather, and for
+         the gradients of norms all_reduces of 4 D for each block and 2 D for the head; inputs
+         gathered again: 2 more all_gathers for each block, 1 for the head.
+         Full recomputation: 2 more sums (or gathers and scatters) for each block.
+         Key/value heads that c = tp/Hkv > 1 ranks share: for each block an all_reduce over c ranks
+         of 2 (D + 1) K
+    pp   M R D (R D / tp under sequence parallelism) for each chunk before or after one of this
+         stage that lives on another stage; a tied table: one all_reduce of its gradient (of its
+         shard, where ZeRO shards the sum) between the stages of the first and the last chunk
     dp   what ZeRO moves, and near and far where it works in groups: ``zero_wire.py``
     all  one all_reduce of 2 float64 numbers: loss and gradient norm
 
@@ -47,16 +53,25 @@ def wire(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[i
 
 
 def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
-    R = layout.rows(train.global_batch) * c.T
-    sums = (4 * p.blocks + p.first + p.last) * [R * c.D] + p.last * [R, 2 * R]
-    return layout.microbatches * sum(all_reduce(N, layout.tp, p.tp) for N in sums)
+    t, R = layout.tp, layout.rows(train.global_batch) * c.T
+    again = 2 * p.blocks if layout.recompute == "full" else 0
+    sums = (4 * p.blocks + again + p.first + p.last) * [R * c.D] + p.last * [R, 2 * R]
+    if layout.sp:
+        sums += p.blocks * [4 * c.D] + p.last * [2 * c.D]
+    sent = sum(all_reduce(N, t, p.tp) for N in sums)
+    if layout.sp == "regather":
+        sent += (2 * p.blocks + p.last) * (R * c.D - R * c.D // t)
+    sharing = max(1, t // c.Hkv)
+    sent += p.blocks * all_reduce(2 * (c.D + 1) * c.K, sharing, p.tp % sharing)
+    return layout.microbatches * sent
 
 
 def _pp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     R = layout.rows(train.global_batch) * c.T
+    held = R // layout.tp if layout.sp else R
     where = schedule(layout).placement
     next_to = [n for chunk in p.chunks for n in (chunk - 1, chunk + 1) if 0 <= n < len(where)]
-    return layout.microbatches * R * c.D * sum(where[n] != p.pp for n in next_to)
+    return layout.microbatches * held * c.D * sum(where[n] != p.pp for n in next_to)
 
 
 def _tied(c: ModelConfig, layout: Layout, p: Part) -> int:

@@ -25,9 +25,7 @@ def _bug(name: str, what: str, reports: str, layout: dict, caught_by: str, *edit
 
 
 NUMPITRON = "lweitkamp/numpitron"
-_RESIDUAL = (
-    "    dx += dy  # the residual's own gradient: without it the block forgets what lies below\n"
-)
+_RESIDUAL = "    dx += dy  # again the residuals' own gradients, here\n"
 
 BUGS: dict[str, Bug] = {
     bug.name: bug
@@ -38,7 +36,7 @@ BUGS: dict[str, Bug] = {
             NUMPITRON,
             {},
             "slopes",
-            ("serial.block:block_backward_input", _RESIDUAL, ""),
+            ("serial.block:block_backward", _RESIDUAL, ""),
         ),
         _bug(
             "scale-root-d",
@@ -46,11 +44,11 @@ BUGS: dict[str, Bug] = {
             NUMPITRON,
             {},
             "definition",
-            ("serial.attention:heads_forward", "1 / sqrt(K)", "1 / sqrt(K * q.shape[1])"),
+            ("serial.heads:probabilities", "1 / sqrt(K)", "1 / sqrt(K * q.shape[1] * q.shape[2])"),
             (
-                "serial.attention:heads_backward",
+                "serial.heads:heads_backward",
                 "1 / sqrt(q.shape[-1])",
-                "1 / sqrt(q.shape[-1] * q.shape[1])",
+                "1 / sqrt(q.shape[-1] * q.shape[1] * q.shape[2])",
             ),
         ),
         _bug(
@@ -142,24 +140,24 @@ BUGS: dict[str, Bug] = {
             "gradients",
             (
                 "tensor_parallel.mlp:mlp_forward",
-                'tp.all_reduce(y, what="mlp.y") + p["b_out"]',
-                'tp.all_reduce(y + p["b_out"], what="mlp.y")',
+                'tp.leave(y, what="mlp.y") + p["b_out"]',
+                'tp.leave(y + p["b_out"], what="mlp.y")',
             ),
         ),
         _bug(
             "qkv-slice",
-            "the fused q, k, v are cut in three as one row of numbers, not each by head",
+            "the fused keys and values are cut as one row of numbers, not each by head",
             "deepspeedai/DeepSpeed/pull/3844",
             {"tp": 2},
             "gradients",
             (
                 "tensor_parallel.split:shard",
-                '        out[name] = xp.array(a[tuple(cut)], order="C")\n',
-                '        if name == "attn.w_qkv":\n'
-                "            D, three, H, K = a.shape\n"
-                "            a = a.reshape(D, n, three, H // n, K)[:, rank]\n"
-                "            cut = []\n"
-                '        out[name] = xp.array(a[tuple(cut)], order="C")\n',
+                "    return {",
+                '    if "attn.w_kv" in p:\n'
+                '        D, two, H, K = p["attn.w_kv"].shape\n'
+                '        a = p["attn.w_kv"].reshape(D, n, two, H // n, K).swapaxes(1, 2)\n'
+                '        p = p | {"attn.w_kv": a.reshape(D, two, H, K)}\n'
+                "    return {",
             ),
         ),
         _bug(
@@ -170,8 +168,21 @@ BUGS: dict[str, Bug] = {
             "gradients",
             (
                 "tensor_parallel.mlp:mlp_backward_input",
-                'dx = tp.all_reduce(dx, what="mlp.dx")',
-                "pass",
+                'dx = tp.enter_backward(dx, what="mlp.dx")',
+                'dx = tp.again(dx, what="mlp.dx")',
+            ),
+        ),
+        _bug(
+            "norm-shares",
+            "under sequence parallelism each rank keeps its own tokens' share of a norm's gradient",
+            "NVIDIA/Megatron-LM/issues/443 NVIDIA/Megatron-LM/issues/1446 "
+            "EleutherAI/gpt-neox/pull/1257",
+            {"tp": 2, "sp": "keep"},
+            "gradients",
+            (
+                "tensor_parallel.region:SequenceParallel.partial",
+                'return "norm" in name',
+                "return False",
             ),
         ),
         _bug(

@@ -53,7 +53,7 @@ class TensorParallel:
 
     def again(self, x, *, what: str):
         """From what the cache holds, the input once more, pending."""
-        return Later(lambda: x)
+        return Later(lambda: x, x)
 
     def tokens(self, T: int) -> slice:
         """The positions that this rank holds outside the region."""
@@ -103,7 +103,7 @@ class SequenceParallel(TensorParallel):
         return x[:, self.tokens(x.shape[1])].copy() if self.regather else x
 
     def again(self, x, *, what: str):
-        return self._posted(self._gather(x, what)) if self.regather else Later(lambda: x)
+        return self._posted(self._gather(x, what)) if self.regather else Later(lambda: x, x)
 
     def tokens(self, T: int) -> slice:
         return slice(self.rank * T // self.size, (self.rank + 1) * T // self.size)
@@ -114,10 +114,14 @@ class SequenceParallel(TensorParallel):
     def _gather(self, x, what: str):
         """(B, T/tp, D) -> (B, T, D); the verbs join and cut along dim 0, so tp goes through it."""
         B, t, D = x.shape
-        pending = self.axis.start_all_gather(xp.ascontiguousarray(x), what=what)  # (tp B, t, D)
-        return Later(
-            lambda: pending.wait().reshape(-1, B, t, D).swapaxes(0, 1).reshape(B, -1, D),
-        )
+        parts = xp.empty((self.size * B, t, D), x.dtype)
+        pending = self.axis.start_all_gather(xp.ascontiguousarray(x), what=what, out=parts)
+
+        def finish():
+            pending.wait()
+            return parts.reshape(-1, B, t, D).swapaxes(0, 1).reshape(B, -1, D)
+
+        return Later(finish, parts)
 
     def _scatter(self, x, what: str):
         """(B, T, D) partial over tp -> (B, T/tp, D)."""
@@ -128,14 +132,15 @@ class SequenceParallel(TensorParallel):
 
 
 class Later:
-    """Something to be done when it is asked for, once."""
+    """Something to be done when it is asked for, once; ``arrays`` are what it holds till then."""
 
-    def __init__(self, finish: Callable):
-        self.finish, self.done = finish, False
+    def __init__(self, finish: Callable, *arrays):
+        self.finish, self.arrays, self.done = finish, arrays, False
 
     def wait(self):
         if not self.done:
             self.result, self.done = self.finish(), True
+            self.arrays = (self.result,)
             del self.finish
         return self.result
 

@@ -33,19 +33,19 @@ def _norm(v, p):
 
 
 def _heads(v, p):
-    """Of one token: q, k, v of each head, (3, H, K)."""
-    D, three, H, K = p["w_qkv"].shape
-    return (v @ p["w_qkv"].reshape(D, -1)).reshape(three, H, K) + p["b_qkv"]
+    """Of one token: q (H, K), and k and v (Hkv, K)."""
+    k, value = np.tensordot(v, p["w_kv"], 1) + p["b_kv"]
+    return np.tensordot(v, p["w_q"], 1) + p["b_q"], k, value
 
 
 def _attend(heads, t, p):
-    """Token t looks at tokens 0 ... t, head by head."""
+    """Token t looks at tokens 0 ... t, head by head; head h reads key/value head h Hkv // H."""
     H, K = p["w_out"].shape[:2]
     out = p["b_out"].copy()
     for h in range(H):
-        q = heads[t][0, h]
-        weights = _softmax(np.array([q @ heads[s][1, h] / np.sqrt(K) for s in range(t + 1)]))
-        out += sum(w * heads[s][2, h] for s, w in enumerate(weights)) @ p["w_out"][h]
+        q, g = heads[t][0][h], h * p["w_kv"].shape[2] // H
+        weights = _softmax(np.array([q @ heads[s][1][g] / np.sqrt(K) for s in range(t + 1)]))
+        out += sum(w * heads[s][2][g] for s, w in enumerate(weights)) @ p["w_out"][h]
     return out
 
 
