@@ -83,7 +83,7 @@ BUGS: dict[str, Bug] = {
             "meta-pytorch/torchtune/issues/2420",
             {"tp": 4},
             "norm",
-            ("zero.norm:square_sum", "or mesh.tp.rank == 0", "or True"),
+            ("tensor_parallel.split:counts_here", "range(rank)", "range(0)"),
         ),
         _bug(
             "norm-per-stage",
