@@ -8,6 +8,7 @@ import time
 
 from tparallel import launch
 from tparallel.errors import LayoutError
+from tparallel.launch import memory
 
 RULE = "tp must divide the number of heads: H = 6, tp = 4. Use tp 1, 2, 3 or 6."
 
@@ -23,6 +24,11 @@ def one_rank_raises(comm):
         say(f"raised at {time.time()}")
         raise ValueError("the shape is wrong")
     comm.Barrier()
+
+
+def tells_its_memory(comm):
+    say(f"uses {' '.join(memory.segments())}")
+    one_rank_raises(comm)
 
 
 def all_ranks_raise(comm):
@@ -69,7 +75,7 @@ def computes(comm):
 
 
 def waits_inside_mpi(comm):
-    say("ready")
+    say(f"ready {' '.join(memory.segments())}")
     comm.recv(source=(comm.rank + 1) % comm.size)
 
 

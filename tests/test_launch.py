@@ -46,6 +46,24 @@ def test_an_error_on_all_ranks_is_told_in_full_once():
     assert len(others) <= 3 and NOISE not in job.out, job.out
 
 
+def test_a_job_that_fails_leaves_no_shared_memory():
+    """A megabyte a rank, until the machine restarts: every failure would cost it."""
+    job = mpirun(3, JOBS, "tells_its_memory")
+    used = {path for line in re.findall(r"^uses (.*)$", job.out, re.M) for path in line.split()}
+    assert job.code == 1 and not [path for path in used if Path(path).exists()]
+    assert used or launch.installed().name != "mpich"
+
+
+def test_a_job_that_is_ended_from_outside_leaves_no_shared_memory():
+    """As the harness ends a test that hangs."""
+    job = launch.Job(2, [JOBS, "waits_inside_mpi"], stdout=subprocess.PIPE)
+    lines = [job.process.stdout.readline().decode() for _ in range(2)]
+    job.end()
+    used = {path for line in lines for path in line.removeprefix("ready").split()}
+    assert not job.pids() and not [path for path in used if Path(path).exists()]
+    assert used or launch.installed().name != "mpich"
+
+
 def test_an_error_on_a_thread_ends_the_job_while_all_ranks_wait_inside_mpi():
     """The main threads are in Recv, where Python cannot reach them."""
     job = mpirun(3, JOBS, "a_thread_raises")

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from ..errors import TParallelError
 from .guard import env_rank, refuse_singletons
 from .host import Host, sign_off
+from .memory import remove, segments
 from .mpi import installed
 from .start import die_with_parent, limit_threads
 from .stop import signals
@@ -194,6 +195,7 @@ class _Ranks:
         time.sleep(NOISE)
         if "OMPI_COMM_WORLD_SIZE" not in os.environ:  # Open MPI's mpirun ends the others itself
             self.host.end_others(code)
+        remove(segments())
         if not self.one_host:
             threading.Timer(1, os._exit, (code,)).start()  # were Abort to wait for the main thread
             self.comm.Abort(code)
@@ -202,6 +204,7 @@ class _Ranks:
 
 def _end_with(code: int) -> NoReturn:
     """Another rank ends the job: follow it."""
+    remove(segments())
     sign_off()
     os._exit(code)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import IO
 
+from .memory import remove, segments
 from .mpi import installed
 
 # On a laptop the ranks outnumber the cores: no pinning, and who waits lets others work.
@@ -107,6 +108,7 @@ class Job:
 
     def end(self, grace: float = 2.0) -> None:
         """Leave no process: ask mpiexec, wait for ``grace`` seconds, then kill what is left."""
+        memory = set().union(*map(segments, self.pids()))
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -119,6 +121,7 @@ class Job:
             for pid in left:
                 _kill(pid, signal.SIGKILL)
             time.sleep(0.02)
+        remove(memory)
 
 
 def run_ranks(ranks: int, argv: Sequence[str]) -> int:
