@@ -14,6 +14,7 @@ HELD = {  # kind: (title, colour); safe for the colour-blind, and ordered by lig
     "grads": ("gradients", "#328cc1"),
     "optimizer": ("optimizer state", "#a8d0e6"),
     "activations_peak": ("activations, peak", "#e69f00"),
+    "secondary": ("the group's copy (ZeRO++)", "#c4b000"),
     "gathered_peak": ("gathered layer (ZeRO 3), peak", "#7a4b00"),
 }
 SENT = {"tp": ("tp", "#0b3c5d"), "pp": ("pp", "#d55e00"), "dp": ("dp", "#2a9d6f")}
@@ -49,7 +50,7 @@ def plot(result: dict, folder: Path) -> Path:
 
 def _bars(ax: Any, rows: list[dict], kind: str, parts: dict, title: str) -> None:
     """Stacked bars, measured; the black tick at the end is the closed form's total."""
-    drawn = {part for row in rows for part in parts if any(by_axis(row[f"{kind}_bytes"])[part])}
+    drawn = {part for row in rows for part, n in by_axis(row[f"{kind}_bytes"]).items() if any(n)}
     for part, (label, colour) in parts.items():
         if part in drawn:
             ax.barh([0], [0], color=colour, label=label)
@@ -59,10 +60,11 @@ def _bars(ax: Any, rows: list[dict], kind: str, parts: dict, title: str) -> None
         height = GROUP / max(n, 4)  # one rank's bar is as thick as one of four
         for rank in range(n):
             at, left = y + (rank - (n - 1) / 2) * height, 0
-            for part, (_, colour) in parts.items():
+            for part in measured:
+                colour = parts[part][1]
                 ax.barh(at, measured[part][rank], 0.86 * height, left, color=colour)
                 left += measured[part][rank]
-            total = sum(closed[part][rank] for part in parts)
+            total = sum(closed[part][rank] for part in closed)
             if total:
                 ax.plot([total] * 2, [at - 0.43 * height, at + 0.43 * height], "k", lw=1.6)
     ax.plot([], [], "k", lw=1.6, label="closed form")
