@@ -93,15 +93,14 @@ def _curves(loss: Any, apart: Any, result: dict) -> None:
         far = [max(away[: k + 1]) or None for k in steps]  # zero has no place on a log scale
         apart.plot(steps, far, color=colour, lw=1.2, label=None if label in named else label)
         named.add(label)
-    loss.set_title("loss, nats per token, every layout", loc="left", fontsize=10)
+    loss.set_title("loss by step, nats per token, every layout", loc="left", fontsize=10)
     loss.legend(fontsize=8, frameon=False)
     apart.set_title("furthest from serial/train.py so far, relative", loc="left", fontsize=10)
     apart.axhline(CURVE, color="k", ls="--", lw=1)
     apart.annotate(f"allowed: {CURVE:g}", (0, 1.2 * CURVE), fontsize=8)
     apart.set_yscale("log")
-    apart.set_xlabel("step")
     apart.set_ylim(top=10 * CURVE)
-    _legend(apart, 5, below=-0.14)
+    _legend(apart, 5, below=-0.08)
     for ax in (loss, apart):
         ax.locator_params(axis="x", integer=True)
         ax.set_xlim(0, len(serial) - 1)
