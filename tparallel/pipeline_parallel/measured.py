@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .schedule import BW, B, F, W
+from .schedule import BW, B, F
+from .simulate import COST
 from .timeline import Timeline
 
 ROUNDS = 20
@@ -65,17 +66,45 @@ def gathered(trainer: Any, offset: float) -> Timeline | None:
     )
 
 
-def costs(timelines: list[Timeline]) -> dict:
-    """Seconds of each operation on each chunk, (chunks, 1): medians over the steps and the
-    micro-batches.  What ``simulate`` takes to plan the same schedule."""
-    schedule = timelines[0].schedule
-    seconds: dict = {}
-    for timeline in timelines:
-        for stage, order in enumerate(schedule.orders):
-            took = timeline.end[stage] - timeline.start[stage]
-            for (op, chunk, _), t in zip(order.tolist(), took.tolist()):
-                seconds.setdefault((op, chunk), []).append(t)
+def action_times(timeline: Timeline) -> dict[int, np.ndarray]:
+    """{operation: (chunks, micro-batches)}: the seconds of every action (NaN: there is none)."""
+    schedule = timeline.schedule
+    took = np.full((len(COST), schedule.chunks, schedule.microbatches), np.nan)
+    for stage, order in enumerate(schedule.orders):
+        took[tuple(order.T)] = timeline.end[stage] - timeline.start[stage]
+    return dict(enumerate(took))
+
+
+def costs(timelines: list[Timeline]) -> dict[int, np.ndarray]:
+    """{operation: (chunks, 1)}: medians over steps and micro-batches, to plan with."""
+    each = [action_times(timeline) for timeline in timelines]
     return {
-        op: np.array([[np.median(seconds.get((op, c), 0.0))] for c in range(schedule.chunks)])
-        for op in (F, B, W, BW)
+        op: np.nanmedian([times[op] for times in each], axis=(0, 2))[:, None]
+        for op in COST
+        if not np.isnan(each[0][op]).all()
     }
+
+
+def delays(timelines: list[Timeline]) -> np.ndarray:
+    """(chunks − 1,): seconds from the end of an action to the start of the one that waited for its
+    message, by boundary between chunks: medians.  Only a stage that waited tells the time."""
+    schedule = timelines[0].schedule
+    seen: list[list[float]] = [[] for _ in range(schedule.chunks - 1)]
+    for timeline in timelines:
+        ends = action_times(timeline)  # the same shape, to be filled with ends
+        for stage, order in enumerate(schedule.orders):
+            for (op, chunk, m), end in zip(order.tolist(), timeline.end[stage].tolist()):
+                ends[op][chunk, m] = end
+        made = {F: ends[F], B: np.fmax(ends[B], ends[BW])}
+        for stage, order in enumerate(schedule.orders):
+            free = -np.inf
+            for (op, chunk, m), start, end in zip(
+                order.tolist(), timeline.start[stage].tolist(), timeline.end[stage].tolist()
+            ):
+                step = {F: -1, B: +1, BW: +1}.get(op, 0)
+                if step and 0 <= chunk + step < schedule.chunks:
+                    ready = made[F if op == F else B][chunk + step, m]
+                    if free < ready and schedule.placement[chunk + step] != stage:
+                        seen[min(chunk, chunk + step)].append(start - ready)
+                free = end
+    return np.array([np.median(times) if times else 0.0 for times in seen])
