@@ -56,7 +56,7 @@ setup() {
     stamp=$VENV/.tparallel-stamp
     # What is installed already stays: a test environment serves scripts/compare too.
     wanted=$(cat "$ROOT/setup.cfg" "$ROOT/pyproject.toml" | cksum)
-    if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$wanted $ROOT" ]; then
+    if [ -f "$stamp" ] && [ -x "$VENV/bin/python" ] && [ "$(head -n 1 "$stamp")" = "$wanted $ROOT" ]; then
         missing=
         for extra in $(printf '%s' "$extras" | tr , ' '); do
             grep -qx "$extra" "$stamp" || missing=$extra
