@@ -117,7 +117,7 @@ class _Ranks:
         here = [rank for rank, n in enumerate(names) if n == name]
         self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal)
         threading.excepthook = lambda args: self.fail(args.exc_value)
-        self.failing = False
+        self.ending = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
 
@@ -150,11 +150,12 @@ class _Ranks:
             for said in filter(None, dict.fromkeys(texts)):
                 _write(said)
         self.comm.Barrier()  # it has spoken before any rank ends
+        self.ending = True
         return code
 
     def fail(self, error: BaseException | None) -> NoReturn:
         """Say what happened, in full on the first rank that comes here, and end the whole job."""
-        self.failing = True
+        self.ending = True
         time.sleep(0.3 * min(self.place_of_host, 4))  # hosts that fail together: one speaks
         if self.host.first():
             trace = "".join(traceback.format_exception(error)).rstrip()
@@ -169,7 +170,7 @@ class _Ranks:
 
     def _interrupt(self, number: int, frame: object) -> None:
         signals.heard += 1
-        if not self.failing:  # how a launcher ends the ranks of a job that failed is no news
+        if not self.ending:  # a launcher may end the ranks of a job that ends; that is no news
             raise KeyboardInterrupt
 
     def _on_signal(self) -> None:
