@@ -1,5 +1,6 @@
 """The command line: answers at once, starts its ranks, and speaks with one voice."""
 
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,33 @@ def test_a_command_starts_its_ranks_and_ends_with_their_exit_code():
     ended = tparallel("train", "--ranks", "2", "--tp", "3")
     assert ended.returncode == 2, ended
     assert (ended.stdout + ended.stderr).count("LayoutError") == 1, ended
+
+
+@pytest.mark.smoke
+def test_copies_are_refused_before_the_command_loads_mpi():
+    """Loading it is where a library that was started by another MPI's launcher aborts or warns."""
+    foreign = {"openmpi": ("PMI_SIZE", "PMI_RANK")}.get(
+        launch.installed().name, ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+    )
+    code = (
+        "import sys, tparallel.cli as cli\n"
+        "print(cli.main(['train', '--tp', '3']), 'mpi4py.MPI' in sys.modules)"
+    )
+    env = {**os.environ, foreign[0]: "3", foreign[1]: "0"}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert out.stdout == "2 False\n" and out.stderr.count("LayoutError") == 1, out
+
+
+def test_the_process_that_starts_the_ranks_does_not_start_mpi():
+    """It would be one more rank that waits."""
+    code = (
+        "import tparallel.cli as cli, tparallel.launch as launch\n"
+        "launch.run_ranks = lambda ranks, argv: 40 + ranks\n"
+        "print(cli.main(['compare', '--ranks', '2']))\n"
+        "from mpi4py import MPI; print(MPI.Is_initialized())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "42\nFalse\n", out
 
 
 def test_info_tells_what_a_run_here_would_use():

@@ -44,8 +44,13 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 not equal or failed, 2 refused."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((a for a in argv if not a.startswith("-")), "")
+    if refused := launch.refused():  # before the command's module loads MPI
+        return refused
+    if chosen in COMMANDS and COMMANDS[chosen].ranks:
+        launch.defer_mpi()  # this process may only start the ranks
     with _one_voice():
-        args = _parse(argv)
+        args = _parse(argv, chosen)
     command = COMMANDS[args.command]
     if not command.ranks:
         return _alone(lambda: args.main(args))
@@ -69,7 +74,7 @@ def _one_voice() -> Iterator[None]:
         raise
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parse(argv: list[str], chosen: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tparallel",
         description="One transformer, split every way across ranks, side by side.",
@@ -78,7 +83,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"tparallel {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..errors import TParallelError
-from .guard import env_rank, refuse_singletons
+from .guard import env_rank, refuse_singletons, started_copies
 from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
@@ -76,6 +76,23 @@ def guard_script() -> None:
     sys.excepthook = hook
 
 
+def defer_mpi() -> None:
+    """Let ``import mpi4py.MPI`` start nothing, until :func:`guarded` does.  Call it before."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+
+
+def refused() -> int:
+    """2 after saying why, if a launcher started copies that cannot find each other; else 0."""
+    try:
+        if started_copies() > 1:
+            refuse_singletons(installed())
+    except TParallelError as e:
+        return _refused(e)
+    return 0
+
+
 def _join() -> "_Ranks":
     """Find the other ranks, or raise the TParallelError that says why there are none."""
     limit_threads(os.environ)
@@ -85,6 +102,8 @@ def _join() -> "_Ranks":
     refuse_singletons(mpi)
     from mpi4py import MPI
 
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
     refuse_singletons(mpi, MPI.COMM_WORLD.size)
     return _Ranks(MPI.COMM_WORLD.Dup())
 
