@@ -70,6 +70,7 @@ setup() {
     rm -f "$stamp"
     say "installing tparallel[$extras] into $VENV (about a minute)"
     run "$VENV/bin/python" -m pip install --disable-pip-version-check -e "$ROOT[$extras]"
+    case ,$extras, in *,fast,*) run "$VENV/bin/python" -m tparallel.kernels ;; esac
     rm -f "$LOG"
     trap - EXIT
     { printf '%s\n' "$wanted $ROOT"; { printf '%s\n' "$had"; printf '%s' "$extras" | tr , '\n'; printf '\n'; } | sort -u; } >"$stamp.new"

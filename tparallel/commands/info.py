@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import platform
 
-from .. import __version__, backend, launch
+from .. import __version__, backend, kernels, launch
 
 PACKAGES = ("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "matplotlib", "torch")
 EPILOG = """examples:
@@ -44,6 +44,7 @@ def facts() -> dict[str, str]:
         "transport": "direct: MPI is handed the arrays"
         if direct
         else "staged: MPI is handed copies on the host",
+        "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain or fast chooses)",
         "cores": f"{cores()} that this process may use",
         "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from .. import backend, predict
+from .. import backend, kernels, predict
 from ..comm.transport import cores
 from ..config import as_dict
 from ..report.log import versions
@@ -43,6 +43,7 @@ def _run(task: Task, ranks: int) -> dict:
         "steps": train.steps,
         "dtype": train.dtype,
         "backend": backend.name,
+        "kernels": kernels.name,
         "mpi": f"{vendor} {'.'.join(map(str, version))}",
         "seed": train.seed,
         "global_batch": train.global_batch,

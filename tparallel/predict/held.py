@@ -13,7 +13,8 @@ Activations, what a micro-batch of R = B T tokens keeps from forward to backward
            R 2 D i               their outputs, as they enter attention and mlp
            R (2 D + 2 F) / t     q, z, gelu's slope and output
            R 2 K ⌈Hkv / t⌉       k and v
-           R H T / t             the probabilities of attention
+           B kept H / t          of attention's probabilities: kept = T² with the plain kernels;
+                                 the fast ones (kernels.kept_scores) keep half of it
     embed  the tokens: 8 bytes each
     head   R (D + 1) s + R D i   x̂ and 1/σ, the norm's output
     loss   R (V + 1) at tp = 1, R (V + 2) else    exponentials, their sum (and, packed in the same
@@ -31,7 +32,8 @@ A stage holds as many of both as its schedule has in flight: M under GPipe, min(
 and W, or a joined backward, takes it away.
 
 Without sequence parallelism s = i = 1; with it s = 1/t, and i = 1 if the gathered input is kept,
-1/t if it is gathered again.  Selective recomputation drops R H T / t; full keeps R D s of a block.
+1/t if it is gathered again.  Selective recomputation drops B kept H / t; full keeps R D s of a
+block.
 Dropout keeps nothing: its masks are looked up again.
 
 Korthikanti et al. count a block of 16-bit elements, with F = 4 D: sbh (34 + 5as/h), under tp
@@ -40,7 +42,7 @@ in the same letters (T = s, B = b, D = h, H = a): e sbh (16 + as/h) + 2e sb, und
 e sbh (4 + 12/t + as/ht) + 2e sb, with sequence parallelism and inputs gathered again all over t.
 At e = 2 that is 32, 8 + 24/t and 2as/h where the paper has 34, 10 + 24/t and 5as/h: the same arrays
 but for dropout's, which ours looks up again (2 masks of sbh; a mask and a result of as²b), and for
-our 1/σ of each token.
+our 1/σ of each token.  (All of this with kept = T².)
 
 Source: Rajbhandari et al. 2020, section 5 (states); Korthikanti et al. 2022, section 4 and table 2;
 Narayanan et al. 2021, section 2.2 (in flight)
@@ -50,6 +52,7 @@ from itertools import islice
 
 import numpy as np
 
+from .. import kernels
 from ..config import Layout, ModelConfig, TrainConfig
 from ..pipeline_parallel.schedule import in_flight
 from .part import ITEMSIZE, Part, group, kv_heads, parts, schedule, shard, units
@@ -116,7 +119,9 @@ def _per_microbatch(
     entered = R // t if layout.sp == "regather" else R
     cut = R * ((2 * c.D + 2 * c.F) // t + 2 * c.K * kv_heads(c, t))
     kept = outside * (2 * c.D + 2) + entered * 2 * c.D + cut
-    kept += R * c.H * c.T // t if layout.recompute == "none" else 0
+    if layout.recompute == "none":
+        heads = layout.rows(train.global_batch) * c.H // t
+        kept += heads * kernels.kept_scores(c.T, train.dropout)
     kept = outside * c.D if layout.recompute == "full" else kept
     late = outside * 4 * c.D + R * 4 * c.D + cut
     kept, late = (p.chunks[chunk] * size * elements for elements in (kept, late))

@@ -5,8 +5,8 @@ Shapes:  x, y (B, T, D); W_q (D, H, K); b_q (H, K); W_kv (D, 2, Hkv, K); b_kv (2
 Source:  Vaswani et al. 2017, section 3.2
 """
 
+from ..kernels import heads_backward, heads_forward
 from .dropout import NONE
-from .heads import heads_backward, heads_forward
 from .linear import linear_backward_input, linear_backward_weight, linear_forward
 
 

@@ -4,6 +4,7 @@ Shapes:  x, y (B, T, D); parameters ``norm1.* attn.* norm2.* mlp.*``
 Source:  Radford et al. 2019, section 2.3; dropout: Radford et al. 2018, section 4.1
 """
 
+from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from .attention import (
     attention_backward,
     attention_backward_input,
@@ -12,7 +13,6 @@ from .attention import (
 )
 from .dropout import NONE
 from .mlp import mlp_backward, mlp_backward_input, mlp_backward_weight, mlp_forward
-from .norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from .parameters import prefixed, sub
 
 

@@ -4,9 +4,9 @@ Shapes:  x (B, T, D); logits (B, T, V); W_tok (V, D), the embedding's own table 
 Source:  Radford et al. 2018, section 3.1; tied: Press and Wolf 2017
 """
 
+from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from .dropout import NONE
 from .linear import linear_backward_input, linear_backward_weight, linear_forward
-from .norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 
 
 def head_forward(x, p, drop=NONE):  # which drops nothing

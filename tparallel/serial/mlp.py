@@ -4,7 +4,7 @@ Shapes:  x, y (B, T, D); W_in (D, F); b_in (F); W_out (F, D); b_out (D)
 Source:  Vaswani et al. 2017, section 3.3
 """
 
-from .activation import gelu_backward, gelu_forward
+from ..kernels import gelu_backward, gelu_forward
 from .linear import linear_backward_input, linear_backward_weight, linear_forward
 
 

@@ -11,7 +11,7 @@ Source:                 Chen et al. 2016; Korthikanti et al. 2022, sections 4.1 
 
 from collections.abc import Callable
 
-from .heads import probabilities
+from ..kernels import scores_again
 from .model import LayerFunctions
 
 
@@ -34,7 +34,7 @@ def selective(f: LayerFunctions) -> LayerFunctions:
 
     def again(cache, p):
         norm1, (x, (q, kv, drop), z), *rest = cache
-        return norm1, (x, (q, kv, probabilities(q, kv), drop), z), *rest
+        return norm1, (x, (q, kv, scores_again(q, kv, drop), drop), z), *rest
 
     return _before_backward(f, forward, again)
 

@@ -4,7 +4,8 @@ from math import sqrt
 
 from ..backend import xp
 from ..config import ModelConfig, TrainConfig
-from .adamw import adamw_update, clip_factor, learning_rate, sgd_update
+from ..kernels import adamw_update
+from .adamw import clip_factor, learning_rate, sgd_update
 from .dropout import NONE, Dropout
 from .loss import cross_entropy_backward, cross_entropy_forward
 from .model import model_backward, model_forward

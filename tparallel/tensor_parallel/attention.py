@@ -10,8 +10,8 @@ Compare with:  serial/attention.py
 Source:        Shoeybi et al. 2019, section 3, figure 3b
 """
 
+from ..kernels import heads_backward, heads_forward
 from ..serial.dropout import NONE
-from ..serial.heads import heads_backward, heads_forward
 from ..serial.linear import linear_backward_input, linear_backward_weight, linear_forward
 
 

@@ -7,8 +7,8 @@ Compare with:  serial/block.py
 Source:        Shoeybi et al. 2019, section 3, figure 4; Korthikanti et al. 2022, figure 5
 """
 
+from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from ..serial.dropout import NONE
-from ..serial.norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from ..serial.parameters import prefixed, sub
 from .attention import (
     attention_backward,

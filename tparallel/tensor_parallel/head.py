@@ -6,9 +6,9 @@ Compare with:  serial/head.py
 Source:        Shoeybi et al. 2019, section 3
 """
 
+from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 from ..serial.dropout import NONE
 from ..serial.linear import linear_backward_input, linear_backward_weight, linear_forward
-from ..serial.norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
 
 
 def head_forward(x, p, tp, drop=NONE):  # which drops nothing

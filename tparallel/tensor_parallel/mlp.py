@@ -6,7 +6,7 @@ Compare with:  serial/mlp.py
 Source:        Shoeybi et al. 2019, section 3, figure 3a
 """
 
-from ..serial.activation import gelu_backward, gelu_forward
+from ..kernels import gelu_backward, gelu_forward
 from ..serial.linear import linear_backward_input, linear_backward_weight, linear_forward
 
 

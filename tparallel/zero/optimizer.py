@@ -8,7 +8,8 @@ Source: Rajbhandari et al. 2020, section 5.1
 """
 
 from ..config import TrainConfig
-from ..serial.adamw import adamw_update, learning_rate, sgd_update
+from ..kernels import adamw_update
+from ..serial.adamw import learning_rate, sgd_update
 from ..serial.parameters import decayed
 from .offload import Placement
 from .partition import Partition

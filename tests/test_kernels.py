@@ -1,0 +1,144 @@
+"""Every fast kernel is its plain twin: the same numbers, the same dtype, the same NaN."""
+
+import json
+
+import numpy as np
+import pytest
+from mpitest import mpirun
+
+pytest.importorskip("numba")
+
+from tparallel.config import TrainConfig
+from tparallel.kernels import fast, plain
+from tparallel.serial.dropout import NONE, Dropout
+
+BOUND = {"float64": 2e-14, "float32": 5e-6}  # max |a − b| / max |b|
+
+
+def close(a, b, dtype):
+    assert a.dtype == b.dtype == np.dtype(dtype)
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() <= BOUND[dtype] * np.abs(b).max()
+
+
+def draw(shape, dtype, scale=1.0, seed=0):
+    return (scale * np.random.default_rng([seed, *shape]).normal(size=shape)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 5, 8), (3, 7, 130)])
+def test_layer_norm_forward_and_both_halves_back(shape, dtype):
+    """Rows of any length; D not a multiple of a vector."""
+    x, dy, g, b = (draw(s, dtype, seed=i) for i, s in enumerate((shape, shape, *[shape[-1:]] * 2)))
+    ours, cache = fast.layernorm_forward(x, g, b)
+    theirs, their_cache = plain.layernorm_forward(x, g, b)
+    close(ours, theirs, dtype)
+    dx, wcache = fast.layernorm_backward_input(dy, cache, g)
+    their_dx, their_wcache = plain.layernorm_backward_input(dy, their_cache, g)
+    assert np.abs(dx - their_dx).max() <= BOUND[dtype] * np.abs(dy).max() * np.abs(cache[1]).max()
+    weights = zip(
+        fast.layernorm_backward_weight(wcache), plain.layernorm_backward_weight(their_wcache)
+    )
+    for ours, theirs in weights:
+        close(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
+def test_gelu_and_its_slope_for_inputs_of_any_size(scale, dtype):
+    """Also far out, where the exponential would overflow."""
+    x = draw((3, 5, 37), dtype, scale)
+    for ours, theirs in zip(fast.gelu_forward(x), plain.gelu_forward(x)):
+        close(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "made again"])
+@pytest.mark.parametrize("scale", [1.0, 9.0])
+@pytest.mark.parametrize(
+    "B, T, H, Hkv, K",
+    [(2, 1, 2, 2, 4), (1, 5, 3, 1, 4), (2, 64, 4, 2, 8), (1, 65, 2, 2, 8), (2, 200, 6, 3, 16)],
+)
+def test_attention_in_blocks(B, T, H, Hkv, K, scale, keep, dtype, monkeypatch):
+    """T below, at, above and not a multiple of the block; grouped heads; scores beyond ±80."""
+    monkeypatch.setattr(fast, "KEEP", T if keep else 0)
+    q, dz = draw((B, T, H, K), dtype, scale), draw((B, T, H, K), dtype, seed=1)
+    kv = draw((B, T, 2, Hkv, K), dtype, scale, seed=2)
+    z, cache = fast.heads_forward(q, kv)
+    their_z, their_cache = plain.heads_forward(q, kv)
+    close(z, their_z, dtype)
+    assert (cache[2].kept is not None) == keep
+    # a saturated softmax has gradients that cancel: measured against the terms, not the rest
+    terms = BOUND[dtype] * np.abs(dz).max() * np.abs(kv).max() * max(np.abs(q).max(), 1.0)
+    for ours, theirs in zip(fast.heads_backward(dz, cache), plain.heads_backward(dz, their_cache)):
+        assert ours.dtype == np.dtype(dtype)
+        assert np.abs(ours - theirs).max() <= terms
+    numbers = sum(a.size for a in cache[2] if a is not None)
+    assert numbers == B * H * fast.kept_scores(T)
+
+
+def test_scores_made_again_are_the_same_bits():
+    """Recomputation changes nothing, so a run with it equals a run without."""
+    q, kv = draw((2, 70, 4, 8), "float32"), draw((2, 70, 2, 4, 8), "float32", seed=1)
+    _, (_, _, scores, _) = fast.heads_forward(q, kv)
+    for ours, again in zip(scores, fast.scores_again(q, kv, NONE)):
+        assert np.array_equal(ours, again)
+
+
+def test_attention_with_dropout_is_the_plain_text():
+    """The fast kernel leaves dropout to the plain one, forward, again and back."""
+    drop = Dropout(rate=0.3).of(1, 2)
+    q, kv = draw((1, 9, 2, 4), "float64"), draw((1, 9, 2, 2, 4), "float64", seed=1)
+    z, cache = fast.heads_forward(q, kv, drop)
+    their_z, their_cache = plain.heads_forward(q, kv, drop)
+    assert np.array_equal(z, their_z)
+    assert np.array_equal(fast.scores_again(q, kv, drop), cache[2])
+    for ours, theirs in zip(fast.heads_backward(z, cache), plain.heads_backward(z, their_cache)):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+def test_adamw_over_ten_steps(dtype):
+    """Weights and both moments, in place."""
+    c, ours, theirs = TrainConfig(), *([draw((5, 7), dtype, seed=i) for i in range(3)],) * 2
+    ours, theirs = ([a.copy() for a in s] for s in (ours, theirs))
+    for moments in (ours, theirs):
+        moments[2][...] = np.abs(moments[2])
+    for step in range(10):
+        g = draw((5, 7), dtype, seed=9 + step)
+        for kernels, (w, m, v) in ((fast, ours), (plain, theirs)):
+            kernels.adamw_update(w, g, m, v, step, 0.1, 0.01, c)
+    for a, b in zip(ours, theirs):
+        close(a, b, dtype)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_stays_so(bad):
+    """Compiled code may reorder sums, but it must not swallow what has gone wrong."""
+    x = draw((1, 4, 8), "float32")
+    x[0, 2, 3] = bad
+    g = np.ones(8, np.float32)
+    assert not np.isfinite(fast.layernorm_forward(x, g, g)[0][0, 2]).any()
+    assert not np.isfinite(fast.gelu_forward(x)[0][0, 2, 3])
+    q, kv = draw((1, 4, 1, 8), "float32"), draw((1, 4, 2, 1, 8), "float32")
+    q[0, 2, 0, 3] = bad
+    assert np.isnan(fast.heads_forward(q, kv)[0][0, 2]).any()
+    w, m, v = (np.zeros(8, np.float32) for _ in range(3))
+    fast.adamw_update(w, x[0, 2], m, v, 0, 0.1, 0.0, TrainConfig())
+    assert not np.isfinite(w[3])
+
+
+@pytest.mark.mpi
+def test_every_layout_equals_serial_with_the_fast_kernels_too(tmp_path):
+    """The whole list on four ranks: errors within their bounds, every byte as its closed form."""
+    ended = mpirun(
+        4,
+        *("-m", "tparallel", "compare", "--quick", "--no-plot", "--out", str(tmp_path)),
+        env={"TPARALLEL_KERNELS": "fast"},
+        timeout=240,
+    )
+    assert ended.code == 0, ended.out
+    result = json.loads((tmp_path / "compare.json").read_text())
+    assert result["run"]["kernels"] == "fast"
+    for row in result["rows"]:
+        assert row["held_bytes"] == row["held_bytes_predicted"], row["name"]

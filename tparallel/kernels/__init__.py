@@ -1,0 +1,44 @@
+"""The functions where the time goes, in the version that this process uses: chosen once, here.
+
+``plain``  the text of ``serial/``, on NumPy or CuPy arrays
+``fast``   the same functions for a CPU: fewer passes over memory, no masked half of attention
+
+The layers import these names from here and do not know which they got.  ``TPARALLEL_KERNELS``
+says which; without it ``fast`` is taken where numba is installed and the arrays are NumPy's.
+Every fast function is tested against its plain twin.
+"""
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+
+from ..backend import name as backend
+from ..errors import ConfigError
+
+
+def _choose(wanted: str) -> str:
+    possible = backend == "numpy" and find_spec("numba") is not None
+    if wanted == "fast" and not possible:
+        raise ConfigError(
+            "TPARALLEL_KERNELS=fast needs NumPy arrays and numba: backend "
+            f"{backend}, numba {'found' if find_spec('numba') else 'missing'}. Use plain, or "
+            "install the extra: pip install 'tparallel[fast]'."
+        )
+    if wanted not in ("", "plain", "fast"):
+        raise ConfigError(f"TPARALLEL_KERNELS must be plain or fast: it is {wanted}. Unset it.")
+    return wanted or ("fast" if possible else "plain")
+
+
+name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))
+_chosen = import_module(f".{name}", __name__)
+
+layernorm_forward = _chosen.layernorm_forward
+layernorm_backward_input = _chosen.layernorm_backward_input
+layernorm_backward_weight = _chosen.layernorm_backward_weight
+gelu_forward = _chosen.gelu_forward
+gelu_backward = _chosen.gelu_backward
+heads_forward = _chosen.heads_forward
+heads_backward = _chosen.heads_backward
+scores_again = _chosen.scores_again
+kept_scores = _chosen.kept_scores
+adamw_update = _chosen.adamw_update

@@ -1,0 +1,25 @@
+"""``python -m tparallel.kernels``: compile the fast kernels now, so that no run waits for it.
+
+They are kept on disk, beside the package or, if that cannot be written, in the user's cache.
+"""
+
+import numpy as np
+
+from ..config import TrainConfig
+from . import fast
+
+
+def compile_all() -> None:
+    for dtype in (np.float32, np.float64):
+        x, g = np.ones((1, 2, 4), dtype), np.ones(4, dtype)
+        _, norm = fast.layernorm_forward(x, g, g)
+        fast.layernorm_backward_weight(fast.layernorm_backward_input(x, norm, g)[1])
+        fast.gelu_forward(x)
+        q, kv = np.ones((1, 2, 1, 4), dtype), np.ones((1, 2, 2, 1, 4), dtype)
+        z, cache = fast.heads_forward(q, kv)
+        fast.heads_backward(z, cache)
+        fast.adamw_update(*np.ones((4, 4), dtype), 0, 0.1, 0.0, TrainConfig())
+
+
+if __name__ == "__main__":
+    compile_all()

@@ -1,0 +1,219 @@
+"""Loops over memory, compiled with numba: each is one pass where NumPy needs several.
+
+These are the inner loops of ``fast.py``; nothing else calls them.  float32 has its own
+exponential, a polynomial that becomes vector instructions; float64 uses the library's.  Every sum
+runs in a fixed order, so the same input gives the same bits.
+"""
+
+import math
+
+import numpy as np
+from numba import float32, int32, njit, types
+from numba.extending import intrinsic, overload
+
+from ..serial.activation import A, C
+from ..serial.norm import EPS
+
+# Sums may be reordered into vectors, but NaN and infinity keep their meaning: a kernel that lost
+# them would hide a training that has broken down.
+REORDER = {"reassoc", "contract", "arcp", "nsz", "afn"}
+OPTIONS = {"cache": True, "fastmath": REORDER, "error_model": "numpy", "nogil": True}
+LOWEST = -80.0  # e^-80 is a normal float32; below 1e-38 every product that meets it crawls
+
+
+def exp(x):
+    """e^x in the type of x, for |x| < 87."""
+    return math.exp(x)
+
+
+@intrinsic
+def _bits_as_float32(typingctx, x):
+    def build(context, builder, signature, args):
+        from llvmlite import ir
+
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), build
+
+
+@overload(exp, inline="always")
+def _exp(x):
+    if x != float32:
+        return lambda x: math.exp(x)
+
+    def exp32(x):
+        # e^x = 2^n 2^r with r in [-1/2, 1/2]: n becomes the exponent's bits, 2^r a polynomial
+        t = x * np.float32(1.4426950408889634)
+        t = np.float32(-126.0) if t < np.float32(-126.0) else t  # in this order NaN stays NaN
+        t = np.float32(126.0) if t > np.float32(126.0) else t
+        n = np.floor(t + np.float32(0.5))
+        r = t - n
+        p = np.float32(1.5403530e-4)
+        p = p * r + np.float32(1.3333558e-3)
+        p = p * r + np.float32(9.6181291e-3)
+        p = p * r + np.float32(5.5504109e-2)
+        p = p * r + np.float32(2.4022651e-1)
+        p = p * r + np.float32(6.9314718e-1)
+        p = p * r + np.float32(1.0)
+        return p * _bits_as_float32((int32(n) + int32(127)) << int32(23))
+
+    return exp32
+
+
+@njit(**OPTIONS)
+def norm_forward(x, g, b, y, xhat, rstd):
+    rows, D = x.shape
+    T = x.dtype.type
+    for i in range(rows):
+        row, out, hat = x[i], y[i], xhat[i]
+        total = T(0)
+        for j in range(D):
+            total += row[j]
+        mean = total / T(D)
+        square = T(0)
+        for j in range(D):
+            c = row[j] - mean
+            square += c * c
+        r = T(1) / np.sqrt(square / T(D) + T(EPS))
+        rstd[i] = r
+        for j in range(D):
+            h = (row[j] - mean) * r
+            hat[j] = h
+            out[j] = h * g[j] + b[j]
+
+
+@njit(**OPTIONS)
+def norm_backward_input(dy, xhat, rstd, g, dx):
+    rows, D = dy.shape
+    T = dy.dtype.type
+    for i in range(rows):
+        d, hat, out = dy[i], xhat[i], dx[i]
+        mean, along = T(0), T(0)
+        for j in range(D):
+            t = d[j] * g[j]
+            mean += t
+            along += t * hat[j]
+        mean, along = mean / T(D), along / T(D)
+        for j in range(D):
+            out[j] = (d[j] * g[j] - mean - hat[j] * along) * rstd[i]
+
+
+@njit(**OPTIONS)
+def norm_backward_weight(dy, xhat, dg, db):
+    rows, D = dy.shape
+    for i in range(rows):
+        d, hat = dy[i], xhat[i]
+        for j in range(D):
+            dg[j] += d[j] * hat[j]
+            db[j] += d[j]
+
+
+@njit(**OPTIONS)
+def gelu_forward(x, y, slope):
+    T = x.dtype.type
+    one, k0, k1, k3 = T(1), T(2 * C), T(2 * C * A), T(6 * C * A)
+    for i in range(x.size):
+        u = x[i]
+        q = u * u
+        s = one / (one + exp(-u * (k0 + k1 * q)))  # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
+        o = u * s
+        y[i] = o
+        slope[i] = s + o * (one - s) * (k0 + k3 * q)
+
+
+@njit(**OPTIONS)
+def add_bias(y, b):
+    rows, D = y.shape
+    for i in range(rows):
+        row = y[i]
+        for j in range(D):
+            row[j] += b[j]
+
+
+@njit(**OPTIONS)
+def softmax_block(s, top, inverse, first, scale):
+    """Rows first, first+1, ... of causal scores s (H, rows, columns), in place: e^(scale (s − m))
+    with m the row's maximum, zero right of the diagonal.  ``top`` and ``inverse`` (H, T) keep
+    m and 1 / row sum."""
+    heads, rows, _ = s.shape
+    for h in range(heads):  # a loop of its own: beside the exponentials it is not vectorised
+        for i in range(rows):
+            m = s[h, i, 0]
+            for j in range(first + i + 1):
+                v = s[h, i, j]
+                m = v if v > m else m
+            top[h, first + i] = m
+    softmax_block_again(s, top, inverse, first, scale)
+
+
+@njit(**OPTIONS)
+def softmax_block_again(s, top, inverse, first, scale):
+    """The same exponentials from scores s and the row maxima that were kept."""
+    heads, rows, _ = s.shape
+    for h in range(heads):
+        for i in range(rows):
+            seen = first + i + 1
+            total = _exponentials(s[h, i, :seen], top[h, seen - 1], scale)
+            inverse[h, seen - 1] = s.dtype.type(1) / total
+            s[h, i, seen:] = 0
+
+
+@njit(**OPTIONS)
+def _exponentials(row, top, scale):
+    T = row.dtype.type
+    total = T(0)
+    for j in range(row.size):
+        v = (row[j] - top) * scale
+        v = T(LOWEST) if v < T(LOWEST) else v
+        e = exp(v)
+        row[j] = e
+        total += e
+    return total
+
+
+@njit(**OPTIONS)
+def softmax_block_backward(ds, e, inverse, first, scale):
+    """ds ← scale e (ds − inverse Σ_j e ds), row by row, in place."""
+    heads, rows, columns = ds.shape
+    T = ds.dtype.type
+    for h in range(heads):
+        for i in range(rows):
+            row, p = ds[h, i], e[h, i]
+            along = T(0)
+            for j in range(columns):
+                along += row[j] * p[j]
+            along *= inverse[h, first + i]
+            for j in range(columns):
+                row[j] = (row[j] - along) * (p[j] * scale)
+
+
+@njit(**OPTIONS)
+def cross_entropy(e, total, top):
+    """e ← e^(logit − top), in place; the row sums into ``total`` and row maxima into ``top``."""
+    rows, V = e.shape
+    T = e.dtype.type
+    for i in range(rows):
+        row = e[i]
+        m = row[0]
+        for j in range(V):
+            m = row[j] if row[j] > m else m
+        s = T(0)
+        for j in range(V):
+            v = row[j] - m
+            v = T(LOWEST) if v < T(LOWEST) else v
+            t = exp(v)
+            row[j] = t
+            s += t
+        total[i], top[i] = s, m
+
+
+@njit(**OPTIONS)
+def adamw(w, g, m, v, beta1, beta2, rate, eps, keep):
+    T = w.dtype.type
+    one = T(1)
+    for i in range(w.size):
+        x = g[i]
+        a = beta1 * m[i] + (one - beta1) * x
+        b = beta2 * v[i] + (one - beta2) * (x * x)
+        m[i], v[i] = a, b
+        w[i] = w[i] * keep - rate * a / (np.sqrt(b) + eps)

@@ -1,0 +1,185 @@
+"""The plain text of ``serial/``, made fast for a CPU: same names, arguments and results.
+
+Three ideas, each invisible from outside.  A pass over memory that can be joined with its
+neighbour is (numba, in ``compiled.py``).  Attention never computes the masked half of the scores:
+it goes through the rows in blocks of 64 and computes the columns up to the diagonal.  And it
+normalises late: the exponentials stay as they are, their inverse row sums scale the (T, K) results,
+which are far smaller than the (T, T) scores (Milakov and Gimelshein 2018; Dao et al. 2022, 3.1).
+"""
+
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from ..serial import heads as plain
+from ..serial.dropout import NONE
+from . import compiled
+
+BLOCK = 64  # rows of scores at a time
+KEEP = 1024  # longest T whose exponentials are kept for backward
+
+
+def layernorm_forward(x, g, b):
+    y, xhat = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    rstd = np.empty((*x.shape[:-1], 1), x.dtype)
+    compiled.norm_forward(_rows(x), g, b, _rows(y), _rows(xhat), rstd.reshape(-1))
+    return y, (xhat, rstd)
+
+
+def layernorm_backward_input(dy, cache, g):
+    xhat, rstd = cache
+    dx = np.empty(dy.shape, dy.dtype)
+    compiled.norm_backward_input(_rows(dy), _rows(xhat), rstd.reshape(-1), g, _rows(dx))
+    return dx, (dy, xhat)
+
+
+def layernorm_backward_weight(wcache):
+    dy, xhat = wcache
+    dg, db = np.zeros(dy.shape[-1], dy.dtype), np.zeros(dy.shape[-1], dy.dtype)
+    compiled.norm_backward_weight(_rows(dy), _rows(xhat), dg, db)
+    return dg, db
+
+
+def gelu_forward(x):
+    y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    compiled.gelu_forward(x.reshape(-1), y.reshape(-1), slope.reshape(-1))
+    return y, slope
+
+
+def gelu_backward(dy, slope):
+    return dy * slope
+
+
+class Scores(NamedTuple):
+    """What attention keeps of its scores: row maxima and inverse row sums (B, H, T), and the
+    exponentials of every block, about half of T² for each head (None: made again in backward)."""
+
+    top: np.ndarray
+    inverse: np.ndarray
+    kept: np.ndarray | None  # (B, numbers)
+
+
+def heads_forward(q, kv, drop=NONE):
+    if drop.rate:
+        return plain.heads_forward(q, kv, drop)
+    z, scores, room = (
+        np.empty(q.shape, q.dtype),
+        _empty_scores(q, keep=q.shape[1] <= KEEP),
+        _room(q),
+    )
+    for b in range(len(q)):
+        _, _, v = _heads(q[b], kv[b])
+        out, _, _ = _heads(z[b], kv[b])
+        for i, j, e in _blocks(scores, room, b, q):
+            _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block)
+            np.matmul(_grouped(e, v), v[..., :j, :], out=out[..., i:j, :])
+        z[b] *= scores.inverse[b].T[..., None]
+    return z, (q, kv, scores, drop)
+
+
+def heads_backward(dz, cache):
+    q, kv, scores, drop = cache
+    if drop.rate:
+        return plain.heads_backward(dz, cache)
+    dq, dkv = np.empty(q.shape, q.dtype), np.zeros(kv.shape, kv.dtype)
+    room, ds_room, scale = _room(q), _room(q), _scale(q)
+    for b in range(len(q)):
+        qb, k, v = _heads(q[b], kv[b])
+        dqb, dk, dv = _heads(dq[b], dkv[b])
+        dzb, _, _ = _heads(dz[b] * scores.inverse[b].T[..., None], kv[b])
+        for i, j, e in _blocks(scores, room, b, q):
+            if scores.kept is None:
+                _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block_again)
+            ds = ds_room[: e.size].reshape(e.shape)
+            ds4, e4 = _grouped(ds, v), _grouped(e, v)
+            np.matmul(dzb[..., i:j, :], v[..., :j, :].swapaxes(-1, -2), out=ds4)
+            compiled.softmax_block_backward(ds, e, scores.inverse[b], i, scale)
+            np.matmul(ds4, k[..., :j, :], out=dqb[..., i:j, :])
+            dk[..., :j, :] += (ds4.swapaxes(-1, -2) @ qb[..., i:j, :]).sum(1, keepdims=True)
+            dv[..., :j, :] += (e4.swapaxes(-1, -2) @ dzb[..., i:j, :]).sum(1, keepdims=True)
+    return dq, dkv
+
+
+def scores_again(q, kv, drop=NONE):
+    """What heads_backward needs, from q and kv alone."""
+    if drop.rate:
+        return plain.probabilities(q, kv)
+    scores = _empty_scores(q, keep=True)
+    for b in range(len(q)):
+        for i, j, e in _blocks(scores, None, b, q):
+            _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block)
+    return scores
+
+
+def kept_scores(T: int, dropout: float = 0.0) -> int:
+    """Numbers that attention keeps for one head between forward and backward."""
+    if dropout:
+        return T * T  # then the plain text does it
+    return 2 * T + (_rectangles(T) if T <= KEEP else 0)
+
+
+def _exponentials(q, kv, scores, b, i, j, e, finish) -> None:
+    """e (H, j − i, j): the scores of rows i to j of sequence b, then ``finish`` (compiled.py)."""
+    queries, k, _ = _heads(q, kv)
+    np.matmul(queries[..., i:j, :], k[..., :j, :].swapaxes(-1, -2), out=_grouped(e, k))
+    finish(e, scores.top[b], scores.inverse[b], i, _scale(q))
+
+
+def _blocks(scores, room, b: int, q):
+    """(i, j, room for the exponentials (H, j − i, j)) of rows i to j and columns 0 to j."""
+    T, H = q.shape[1], q.shape[2]
+    at = 0
+    for i, j in _bounds(T):
+        size = H * (j - i) * j
+        flat = room[:size] if scores.kept is None else scores.kept[b, at : at + size]
+        yield i, j, flat.reshape(H, j - i, j)
+        at += size
+
+
+def _empty_scores(q, keep: bool) -> Scores:
+    B, T, H, _ = q.shape
+    kept = np.empty((B, H * _rectangles(T)), q.dtype) if keep else None
+    return Scores(np.empty((B, H, T), q.dtype), np.empty((B, H, T), q.dtype), kept)
+
+
+def _room(q):
+    """Space for the widest block."""
+    return np.empty(q.shape[2] * BLOCK * q.shape[1], q.dtype)
+
+
+def _bounds(T: int) -> list[tuple[int, int]]:
+    return [(i, min(i + BLOCK, T)) for i in range(0, T, BLOCK)]
+
+
+def _rectangles(T: int) -> int:
+    return sum((j - i) * j for i, j in _bounds(T))
+
+
+def _scale(q):
+    return q.dtype.type(1 / sqrt(q.shape[-1]))
+
+
+def _heads(q, kv):
+    """Views of one sequence by group: q (Hkv, R, T, K); k, v (Hkv, 1, T, K)."""
+    k, v = kv.transpose(1, 2, 0, 3)[:, :, None]
+    T, _, K = q.shape
+    return q.reshape(T, len(k), -1, K).transpose(1, 2, 0, 3), k, v
+
+
+def _grouped(e, v):
+    """(H, rows, columns) as (Hkv, R, rows, columns)."""
+    return e.reshape(len(v), -1, *e.shape[1:])
+
+
+def adamw_update(w, g, m, v, step: int, lr: float, decay: float, c) -> None:
+    T = w.dtype.type
+    correct1, correct2 = 1 - c.beta1 ** (step + 1), sqrt(1 - c.beta2 ** (step + 1))
+    # lr m̂ / (√v̂ + ε) with both corrections folded into two constants
+    rate, eps = T(lr * correct2 / correct1), T(c.eps * correct2)
+    flat = [a.reshape(-1) for a in (w, g, m, v)]
+    compiled.adamw(*flat, T(c.beta1), T(c.beta2), rate, eps, T(1 - lr * decay))
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
