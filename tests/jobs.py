@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -101,4 +102,6 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
+    if "two-hosts" in sys.argv:
+        socket.gethostname = lambda: f"node{launch.env_rank() % 2}"
     sys.exit(launch.guarded(main))

@@ -46,6 +46,17 @@ def test_an_error_on_all_ranks_is_told_in_full_once():
     assert len(others) <= 3 and NOISE not in job.out, job.out
 
 
+@pytest.mark.parametrize("name", ["one_rank_raises", "all_ranks_raise", "a_thread_raises"])
+def test_ranks_on_other_hosts_end_too(name):
+    """What no socket reaches is ended by Abort; the exit code is the launcher's choice.
+
+    The second host speaks later, and only if the first one's end has not reached it by then.
+    """
+    job = mpirun(4, JOBS, name, "two-hosts")
+    assert job.code != 0 and 1 <= job.out.count("Traceback") <= 2, job.out
+    assert "on node0 failed" in job.out or "on node1 failed" in job.out
+
+
 def test_a_job_that_fails_leaves_no_shared_memory():
     """A megabyte a rank, until the machine restarts: every failure would cost it."""
     job = mpirun(3, JOBS, "tells_its_memory")

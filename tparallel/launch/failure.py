@@ -194,12 +194,12 @@ class _Ranks:
         Abort alone would do, but most launchers then report another code, and print a page.
         """
         time.sleep(NOISE)
+        remove(segments())
         if "OMPI_COMM_WORLD_SIZE" not in os.environ:  # Open MPI's mpirun ends the others itself
             self.host.end_others(code)
-        remove(segments())
-        if not self.one_host:
-            threading.Timer(1, os._exit, (code,)).start()  # were Abort to wait for the main thread
-            self.comm.Abort(code)
+            if not self.one_host:
+                threading.Timer(1, os._exit, (code,)).start()  # were Abort to wait for a thread
+                self.comm.Abort(code)
         os._exit(code)
 
 
