@@ -7,6 +7,7 @@ import numpy as np
 
 from tparallel.compare.equality import relative_error, worst_error
 from tparallel.config import Layout, ModelConfig, TrainConfig
+from tparallel.serial.dropout import Dropout
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
 from tparallel.serial.train import grad_norm, initial_params, loss_and_grads, train_step, zeros_like
@@ -58,7 +59,8 @@ def serial(model: ModelConfig, train: TrainConfig, microbatches: int) -> Run:
     """serial/train.py from start to end."""
     params = initial_params(model, train)
     tokens, targets = batch(model, train)
-    _, grads = loss_and_grads(params, tokens, targets, microbatches)
+    drop = Dropout(train.dropout).of(train.seed, 0)
+    _, grads = loss_and_grads(params, tokens, targets, microbatches, drop)
     moments = (zeros_like(params), zeros_like(params)) if train.optimizer == "adamw" else ()
     steps = [
         train_step(params, moments, *batch(model, train, k), k, train, microbatches)

@@ -12,10 +12,11 @@ def names(n, **model):
 
 
 def test_four_ranks_compare_every_method_alone_and_every_pair():
-    """Serial, tp, two schedules, four ZeRO stages, and each pair of methods."""
+    """Serial, tp with and without sp, two schedules, four ZeRO stages, each pair of methods."""
     assert {
         "serial",
         "tp=4",
+        "tp=4 sp=keep",
         "pp=4 gpipe",
         "pp=4 1f1b",
         *(f"dp=4 zero={stage}" for stage in range(4)),
@@ -73,7 +74,7 @@ def test_layouts_are_picked_by_the_names_of_the_table_in_its_order():
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are():
     """The same text on every rank: nothing in it depends on a hash."""
-    with pytest.raises(LayoutError, match=r"'tp=8' is not in it.*serial; tp=4; pp=4 gpipe"):
+    with pytest.raises(LayoutError, match=r"'tp=8' is not in it.*serial; tp=4; tp=4 sp=keep; pp=4 gpipe"):
         picked(for_ranks(4), "tp=4; tp=8; tp=16")
 
 

@@ -132,6 +132,20 @@ def test_the_ranks_named_as_a_group_share_a_communicator(comm):
     trainer.close()
 
 
+def test_where_names_who_sums_shares_of_tokens_and_shared_heads():
+    """Norms under sequence parallelism, over the tp ring; a key/value head, over who holds it."""
+    grouped = replace(MODEL, Hkv=2)
+
+    def over_tp(name, layout, model=MODEL):
+        return next(s for s in sums(name, model, layout) if s.axis == "tp")
+
+    assert over_tp("block.0.norm1.g", Layout(tp=2, sp="keep")).groups == [(0, 1)]
+    assert over_tp("block.0.attn.b_out", Layout(tp=2, sp="keep")).groups == []
+    assert over_tp("block.0.norm1.g", Layout(tp=2)).groups == []
+    assert over_tp("block.0.attn.w_kv", Layout(tp=4), grouped).groups == [(0, 1), (2, 3)]
+    assert over_tp("block.0.attn.w_kv", Layout(tp=2), grouped).groups == []
+
+
 @mpi(4)
 def test_a_replicated_parameter_gets_the_same_gradient_on_every_tp_rank(comm):
     """What ``where`` claims of parameters that are not cut: equal without a sum, bit for bit."""

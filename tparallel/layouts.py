@@ -1,8 +1,8 @@
 """The one list of layouts that must agree with serial: the comparison, the tests, the README and
 the tutorials all read it.
 
-``for_ranks(4)`` is serial, each method alone on four ranks (tensor parallel, two pipeline
-schedules, four ZeRO stages), then each pair of methods; eight ranks add all three at once.  A
+``for_ranks(4)`` is serial, each method alone on four ranks (tensor and sequence parallel, two
+pipeline schedules, four ZeRO stages), then each pair of methods; eight ranks add all three at once.  A
 method that cannot use all the ranks (four heads are not cut eight ways) uses as many as it can.
 """
 
@@ -14,6 +14,7 @@ from .errors import LayoutError
 
 METHODS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (("tp",), {}),
+    (("tp",), {"sp": "keep"}),
     (("pp",), {"schedule": "gpipe"}),
     (("pp",), {"schedule": "1f1b"}),
     *((("dp",), {"zero": stage}) for stage in range(4)),

@@ -116,10 +116,21 @@ def sums(name: str, model: ModelConfig, layout: Layout) -> list[Sum]:
     if layout.dp > 1:
         out.append(Sum("dp", _groups(holders, "dp"), DIFFERENT_ROWS))
     if layout.tp > 1:
-        out.append(Sum("tp", [], OWN_SLICE if is_split(own) else SAME_ON_ALL))
+        out.append(_over_tp(own, holders, model, layout))
     if layout.pp > 1:
         out.append(Sum("pp", _groups(holders, "pp"), BOTH_ENDS) if shared else ONE_STAGE)
     return out
+
+
+def _over_tp(own: str, holders: Iterable, model: ModelConfig, layout: Layout) -> Sum:
+    sharing = layout.tp // model.Hkv
+    if "kv" in own and sharing > 1:
+        rings = _groups(holders, "tp")
+        groups = [r[i : i + sharing] for r in rings for i in range(0, len(r), sharing)]
+        return Sum("tp", groups, SHARED_HEAD)
+    if layout.sp and "norm" in own:
+        return Sum("tp", _groups(holders, "tp"), OWN_TOKENS)
+    return Sum("tp", [], OWN_SLICE if is_split(own) else SAME_ON_ALL)
 
 
 DIFFERENT_ROWS = (
@@ -133,6 +144,14 @@ OWN_SLICE = (
 SAME_ON_ALL = (
     "Every tp rank holds all of it and computes the same gradient by itself, because the "
     "activations and the gradients that reach it were already summed over tp, layer by layer."
+)
+SHARED_HEAD = (
+    "There are fewer key/value heads than tp ranks: these hold the same one, each for query heads "
+    "of its own, and its gradient is the sum over all query heads that read it."
+)
+OWN_TOKENS = (
+    "Under sequence parallelism each tp rank computes norms of its own tokens only, and so has "
+    "their share of the gradient."
 )
 BOTH_ENDS = (
     "The first stage looks tokens up in this table, the last one scores them with it; each has the "

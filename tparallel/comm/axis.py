@@ -14,6 +14,7 @@ be (``pieces``):
     all_to_all       total − piece_r
     all_gather       (n − 1) piece_r
     all_reduce       the sum of both: 2 (n−1)/n total where n divides the vector
+    reduce           total, nothing on the root
     broadcast        (n − 1) total on the root, nothing elsewhere
     send             total
 
@@ -98,6 +99,23 @@ class Axis:
             return out
 
         return self._posted(begun, "reduce_scatter", what, x.nbytes, wire, finish)
+
+    def reduce(self, x, *, root: int, what: str):
+        """Rank ``root`` gets the sum of everybody's ``x``, the others None."""
+        if self.size == 1:
+            return x.copy()
+        here = [x.size if r == root else 0 for r in range(self.size)]
+        begun = self._begin("reduce", x, f"{what} root {root}")
+        finish_sum = self._scatter_sum(x, here, "sum")
+
+        def finish():
+            total = finish_sum()
+            out = total.copy().reshape(x.shape) if self.rank == root else None
+            self._spare.append(total.base)
+            return out
+
+        wire = (x.size - here[self.rank]) * x.dtype.itemsize
+        return self._posted(begun, "reduce", what, x.nbytes, wire, finish).wait()
 
     def all_gather(self, x, *, what: str, out=None):
         """Everybody's ``x`` (k, ...), one after the other: (n k, ...)."""
