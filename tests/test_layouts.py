@@ -74,7 +74,9 @@ def test_layouts_are_picked_by_the_names_of_the_table_in_its_order():
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are():
     """The same text on every rank: nothing in it depends on a hash."""
-    with pytest.raises(LayoutError, match=r"'tp=8' is not in it.*serial; tp=4; tp=4 sp=keep; pp=4 gpipe"):
+    with pytest.raises(
+        LayoutError, match=r"'tp=8' is not in it.*serial; tp=4; tp=4 sp=keep; pp=4 gpipe"
+    ):
         picked(for_ranks(4), "tp=4; tp=8; tp=16")
 
 

@@ -8,7 +8,7 @@ import pytest
 from mpitest import mpi
 
 from tparallel.commands import where as command
-from tparallel.config import Layout, ModelConfig, TrainConfig
+from tparallel.config import Layout, ModelConfig, TrainConfig, replace
 from tparallel.errors import ConfigError
 from tparallel.serial.train import initial_params, train_step, zeros_like
 from tparallel.train import Trainer

@@ -43,7 +43,10 @@ def test_both_are_the_same_function(comm):
         our_dx, ours = whole_data.mlp_backward(dy, cache, p, axis)
         assert max(relative_error(our_y, y), relative_error(our_dx, dx)) <= 1e-12
         assert worst_error({"mlp": ours}, {"mlp": grads})[0] <= 1e-12
-        tp, mine = TensorParallel(axis), sub(shard(prefixed("mlp.", p), axis.rank, axis.size), "mlp.")
+        tp, mine = (
+            TensorParallel(axis),
+            sub(shard(prefixed("mlp.", p), axis.rank, axis.size), "mlp."),
+        )
         our_y, cache = cut.mlp_forward(x, mine, tp)
         our_dx, part = cut.mlp_backward(dy, cache, mine, tp)
         assert max(relative_error(our_y, y), relative_error(our_dx, dx)) <= 1e-12

@@ -78,4 +78,6 @@ def linear_backward_weight(x, dy, grid: Grid):
 
 def _from(axis: Axis, root: int, block, *, what: str):
     """Rank ``root``'s block, on every rank of the axis."""
-    return axis.broadcast(block if axis.rank == root else xp.empty_like(block), root=root, what=what)
+    return axis.broadcast(
+        block if axis.rank == root else xp.empty_like(block), root=root, what=what
+    )
