@@ -7,8 +7,11 @@ them itself (``--ranks 4``), unless a launcher has started it already.
 
 import argparse
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 from . import __version__, launch
@@ -41,19 +44,37 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 not equal or failed, 2 refused."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = _parse(argv)
+    chosen = next((a for a in argv if not a.startswith("-")), "")
+    if refused := launch.refused():  # before the command's module loads MPI
+        return refused
+    if chosen in COMMANDS and COMMANDS[chosen].ranks:
+        launch.defer_mpi()  # this process may only start the ranks
+    with _one_voice():
+        args = _parse(argv, chosen)
     command = COMMANDS[args.command]
     if not command.ranks:
-        return _alone(args)
-    started = launch.started_copies()
-    if started == 0:  # no launcher yet
-        wanted = _ranks_wanted(args, command)
-        if wanted > 1:
-            return launch.run_ranks(wanted, ["-m", "tparallel", *argv])
-    return launch.guarded(lambda: _in_place(args, started))
+        return _alone(lambda: args.main(args))
+    wanted = _ranks_wanted(args, command)
+    if wanted > 1 and not launch.started_copies():  # no launcher yet
+        return _alone(lambda: launch.run_ranks(wanted, ["-m", "tparallel", *argv]))
+    return launch.guarded(lambda: _in_place(args))
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Under a launcher --help and a wrong option are answered by rank 0; the others wait for it."""
+    if launch.env_rank() == 0:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as no, redirect_stdout(no), redirect_stderr(no):
+            yield
+    except SystemExit:
+        time.sleep(1)
+        raise
+
+
+def _parse(argv: list[str], chosen: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tparallel",
         description="One transformer, split every way across ranks, side by side.",
@@ -62,7 +83,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"tparallel {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((a for a in argv if not a.startswith("-")), None)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen:
@@ -89,18 +109,21 @@ def _ranks_wanted(args: argparse.Namespace, command: Command) -> int:
     return max(product, 1 if product > 1 else command.ranks)
 
 
-def _in_place(args: argparse.Namespace, started: int) -> int:
-    if args.ranks and started and args.ranks != started:
+def _in_place(args: argparse.Namespace) -> int:
+    from mpi4py import MPI
+
+    size = MPI.COMM_WORLD.size
+    if args.ranks and args.ranks != size:
         raise LayoutError(
             f"--ranks and the launcher must agree: --ranks {args.ranks}, the launcher started "
-            f"{started}. Leave --ranks away, or use mpirun -n {args.ranks}."
+            f"{size}. Leave --ranks away, or use mpirun -n {args.ranks}."
         )
     return args.main(args)
 
 
-def _alone(args: argparse.Namespace) -> int:
+def _alone(work: Callable[[], int]) -> int:
     try:
-        return args.main(args)
+        return work()
     except TParallelError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 2

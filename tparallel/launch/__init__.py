@@ -1,6 +1,6 @@
 """Start ranks, refuse to run as N independent copies, and end a job as one."""
 
-from .failure import at, guard_script, guarded
+from .failure import at, defer_mpi, guard_script, guarded, refused
 from .guard import env_rank, refuse_singletons, started_copies
 from .mpi import Mpi, installed
 from .start import Job, command, die_with_parent, limit_threads, processes, run_ranks
@@ -11,6 +11,7 @@ __all__ = [
     "Mpi",
     "at",
     "command",
+    "defer_mpi",
     "die_with_parent",
     "env_rank",
     "guard_script",
@@ -19,6 +20,7 @@ __all__ = [
     "limit_threads",
     "processes",
     "refuse_singletons",
+    "refused",
     "run_ranks",
     "started_copies",
     "stopping",

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..errors import TParallelError
-from .guard import env_rank, refuse_singletons
+from .guard import env_rank, refuse_singletons, started_copies
 from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
-from .start import die_with_parent, keep_freed_memory, limit_threads
+from .start import die_with_parent, limit_threads
 from .stop import signals
 
 PATIENCE = 1.5  # seconds that a rank which cannot go on waits for the others to say the same
@@ -76,16 +76,34 @@ def guard_script() -> None:
     sys.excepthook = hook
 
 
+def defer_mpi() -> None:
+    """Let ``import mpi4py.MPI`` start nothing, until :func:`guarded` does.  Call it before."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+
+
+def refused() -> int:
+    """2 after saying why, if a launcher started copies that cannot find each other; else 0."""
+    try:
+        if started_copies() > 1:
+            refuse_singletons(installed())
+    except TParallelError as e:
+        return _refused(e)
+    return 0
+
+
 def _join() -> "_Ranks":
     """Find the other ranks, or raise the TParallelError that says why there are none."""
     limit_threads(os.environ)
-    keep_freed_memory()
     faulthandler.enable()
     die_with_parent(signal.SIGKILL)
     mpi = installed()
     refuse_singletons(mpi)
     from mpi4py import MPI
 
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
     refuse_singletons(mpi, MPI.COMM_WORLD.size)
     return _Ranks(MPI.COMM_WORLD.Dup())
 
@@ -118,7 +136,7 @@ class _Ranks:
         here = [rank for rank, n in enumerate(names) if n == name]
         self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal)
         threading.excepthook = lambda args: self.fail(args.exc_value)
-        self.failing = False
+        self.ending = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
 
@@ -151,11 +169,12 @@ class _Ranks:
             for said in filter(None, dict.fromkeys(texts)):
                 _write(said)
         self.comm.Barrier()  # it has spoken before any rank ends
+        self.ending = True
         return code
 
     def fail(self, error: BaseException | None) -> NoReturn:
         """Say what happened, in full on the first rank that comes here, and end the whole job."""
-        self.failing = True
+        self.ending = True
         time.sleep(0.3 * min(self.place_of_host, 4))  # hosts that fail together: one speaks
         if self.host.first():
             trace = "".join(traceback.format_exception(error)).rstrip()
@@ -170,7 +189,7 @@ class _Ranks:
 
     def _interrupt(self, number: int, frame: object) -> None:
         signals.heard += 1
-        if not self.failing:  # how a launcher ends the ranks of a job that failed is no news
+        if not self.ending:  # a launcher may end the ranks of a job that ends; that is no news
             raise KeyboardInterrupt
 
     def _on_signal(self) -> None:

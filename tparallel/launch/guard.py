@@ -26,8 +26,12 @@ SRUN = {"mpich": "pmi2", "intel": "pmi2", "openmpi": "pmix"}
 
 
 def started_copies(env: Mapping[str, str] = os.environ) -> int:
-    """How many processes a launcher has started: 0 when none did, as for plain ``python``."""
-    return max((int(env[size]) for _, size in LAUNCHERS if env.get(size, "").isdigit()), default=0)
+    """How many processes a launcher has started: 0 when none did, as for plain ``python``.
+
+    1 where a launcher tells each process its rank alone (PMIx without Open MPI or Slurm).
+    """
+    sizes = [int(env[size]) for _, size in LAUNCHERS if env.get(size, "").isdigit()]
+    return max(sizes, default=int("PMIX_RANK" in env))
 
 
 def env_rank(env: Mapping[str, str] = os.environ) -> int:

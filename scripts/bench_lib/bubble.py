@@ -1,0 +1,58 @@
+"""The bubble of two stages on two ranks: measured on aligned clocks, against the simulator that is
+fed with the time that every action of the step took, and every message.  It is right where they
+differ by less than 15 % or 0.02, whichever is larger.
+"""
+
+import argparse
+
+import numpy as np
+
+from tparallel.config import Layout, TrainConfig
+from tparallel.pipeline_parallel import measured
+from tparallel.pipeline_parallel.simulate import simulate
+from tparallel.train import Trainer
+
+from .sizes import SIZES
+
+RANKS = 2
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="S", choices=SIZES, help="(default: S)")
+    parser.add_argument("--microbatches", default="2,4,8,16", help="(default: 2,4,8,16)")
+    parser.add_argument("--steps", type=int, default=20, help="measured (default: 20)")
+    parser.add_argument("--schedules", default=",".join(SCHEDULES), help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace, comm) -> list[dict]:
+    model, sequences = SIZES[args.size]
+    rows = []
+    for M in map(int, args.microbatches.split(",")):
+        for name in args.schedules.split(","):
+            layout = Layout(pp=RANKS, schedule=name, microbatches=M)
+            trainer = Trainer(model, TrainConfig(global_batch=sequences * M), layout, comm)
+            steps = measured.steps(trainer, warm_up=3, count=args.steps)
+            trainer.close()
+            if steps:
+                rows.append(compared(name, args.size, M, steps))
+    return rows
+
+
+def compared(name: str, size: str, M: int, steps: list) -> dict:
+    """Medians over the steps: ``ours`` is measured, ``theirs`` predicted."""
+    fed = [simulate(t.schedule, measured.action_times(t), measured.delays([t])) for t in steps]
+    got, predicted = (float(np.median([t.bubble for t in ts])) for ts in (steps, fed))
+    return {
+        "bench": f"bubble {name} M={M}",
+        "size": size,
+        "peer": "simulator",
+        "ours": got,
+        "theirs": predicted,
+        "unit": "right" if right(got, predicted) else "off",
+        "ratio": got / predicted,
+    }
+
+
+def right(got: float, predicted: float) -> bool:
+    return abs(got - predicted) <= max(0.02, 0.15 * predicted)
