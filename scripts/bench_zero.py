@@ -134,9 +134,7 @@ def bench(size: str, steps: int, comm) -> list[dict]:
             "ours": round(speed[f"zero {zero}"], 1),
             "theirs": round(speed[peer], 1),
             "unit": "tokens/s",
-            "ratio": round(
-                median(b / a for a, b in zip(seconds[f"zero {zero}"], seconds[peer])), 3
-            ),
+            "ratio": ratio(zero, peer),
         }
         for peer, zero in PAIRS.items()
     ]
@@ -146,7 +144,8 @@ def machine() -> str:
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return (
         f"{platform.machine()}, {cores} cores, load {load:.1f}; "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}, {MPI.get_vendor()[0]}"
+        f"Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"PyTorch {torch.__version__}, {MPI.get_vendor()[0]}"
     )
 
 
