@@ -23,6 +23,7 @@ from tparallel import launch  # noqa: E402 (found by the path above)
 
 BENCHES = {
     "pipeline": "pp = 2 against torch.distributed.pipelining",
+    "zero": "dp = 2: ZeRO-1 against DistributedDataParallel, ZeRO-3 against FSDP2",
     "bubble": "the pipeline's bubble, measured against predicted",
 }
 COLUMNS = ("bench", "size", "peer", "ours", "theirs", "unit", "ratio")
