@@ -24,6 +24,7 @@ WAYS = {
         "reduce_each": "step",
     },
     "offloaded": {"offload": True},
+    "blocks computed again in backward": {"recompute": "full"},  # with the same gathered layer
 }
 
 

@@ -30,7 +30,7 @@ def timeline(comm, layout):
     functions = trainer.executor.chunks[0].functions
     for layer, does in functions.items():
         clocked = {
-            f: clock(getattr(does, f), layer, computed) for f in ("forward", "backward_input")
+            f: clock(getattr(does, f), layer, computed) for f in ("forward", "backward")
         }
         functions[layer] = does._replace(**clocked)
     trainer.mesh.ledger.events = []
@@ -41,9 +41,9 @@ def timeline(comm, layout):
 
 
 def clock(function, layer, computed):
-    def clocked(*arguments):
+    def clocked(*arguments, **more):
         start = time.monotonic()
-        out = function(*arguments)
+        out = function(*arguments, **more)
         computed.append((layer, start, time.monotonic()))
         return out
 
