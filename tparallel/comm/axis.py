@@ -24,11 +24,11 @@ hides the transfer.  What is started must not be changed before it is awaited.
 Source: Thakur, Rabenseifner, Gropp 2005, sections 4.3 and 4.5 (what each must move at least).
 """
 
-import os
 import time
 
 from ..backend import xp
-from .checked import Checker
+from .board import Board
+from .checked import Checker, wanted
 from .ledger import Ledger
 from .link import Link, Stamps
 from .pending import Pending
@@ -46,14 +46,19 @@ class Axis:
     """One axis of the mesh: ``name``, ``rank``, ``size`` and the verbs."""
 
     def __init__(
-        self, name: str, comm, ledger: Ledger, crowded: bool = False, link: Link | None = None
+        self,
+        name: str,
+        comm,
+        ledger: Ledger,
+        crowded: bool = False,
+        link: Link | None = None,
+        board: Board | None = None,
     ):
         self.name, self.rank, self.size, self.ledger = name, comm.rank, comm.size, ledger
         self._comm, self._move = comm, make_transport(comm, crowded)
-        self._like = {"ledger": ledger, "crowded": crowded, "link": link}
+        self._like = {"ledger": ledger, "crowded": crowded, "link": link, "board": board}
         self._parts: list[Axis] = []
-        check = os.environ.get("TPARALLEL_CHECK") == "1" and comm.size > 1
-        self._checker = Checker(comm, name) if check else None
+        self._checker = Checker(comm, name, board) if wanted() and comm.size > 1 else None
         self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
         self._spare: list = []  # buffers for received pieces, used again from call to call
 
@@ -169,10 +174,11 @@ class Axis:
         """Post a message and go on; ``x`` must not change until the pending send is awaited."""
         begun = time.monotonic()
         moving = self._move.send(x, to, tag)
+        wait = self._checker.sending(moving, x, to, tag, what) if self._checker else moving.wait
         stamped = self._stamps.send(x.nbytes, to, tag) if self._stamps else _nothing_more
 
         def finish():
-            moving.wait()
+            wait()
             stamped()
 
         self._record(begun, "send", what, x.nbytes, x.nbytes)
@@ -180,9 +186,11 @@ class Axis:
 
     def recv(self, x, *, source: int, tag: int, what: str):
         """Fill ``x`` with the message of that tag from rank ``source``."""
+        check = self._checker.receiving(x, source, tag, what) if self._checker else _nothing_more
         moving = self._move.receive(x, source, tag)
 
         def finish():
+            check()
             moving.wait()
             if self._stamps:
                 self._stamps.receive(source, tag)
@@ -200,9 +208,10 @@ class Axis:
         """Give the communicators back: MPI has a limited number of them."""
         for part in self._parts:
             part.close()
-        for user in (self._checker, self._stamps):
-            if user:
-                user.comm.Free()
+        if self._checker:
+            self._checker.close()
+        if self._stamps:
+            self._stamps.comm.Free()
         self._comm.Free()
 
     def _scatter_sum(self, x, counts, op: str):

@@ -11,6 +11,8 @@ from mpi4py import MPI
 from ..backend import use_local_device
 from ..config import Layout
 from .axis import Axis
+from .board import Board
+from .checked import wanted
 from .ledger import Ledger
 from .link import Link
 from .transport import cores
@@ -55,20 +57,22 @@ class Mesh:
         use_local_device(node.rank)
         crowded = node.size > cores()
         node.Free()
+        self._board = Board(comm) if wanted() and comm.size > 1 else None
+        shared = self.ledger, crowded, link, self._board
         for axis in AXES:
             ring = rank_of(here._replace(**{axis: 0}), layout)  # the same number all along it
             part = comm.Split(color=ring, key=getattr(here, axis))
-            setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
+            setattr(self, axis, Axis(axis, part, *shared))
         self.near = self.far = None
         if layout.shard_group:
             group, place = divmod(here.dp, layout.shard_group)
             for axis, dp in (("near", group * layout.shard_group), ("far", place)):
                 part = comm.Split(color=rank_of(here._replace(dp=dp), layout), key=here.dp)
-                setattr(self, axis, Axis(axis, part, self.ledger, crowded, link))
+                setattr(self, axis, Axis(axis, part, *shared))
         ends = ends or (0, layout.pp - 1)
         ring = rank_of(here._replace(pp=ends[0]), layout) if here.pp in ends else MPI.UNDEFINED
         part = comm.Split(color=ring, key=here.pp)
-        self.ends = Axis("pp", part, self.ledger, crowded, link) if here.pp in ends else None
+        self.ends = Axis("pp", part, *shared) if here.pp in ends else None
 
     dp: Axis
     pp: Axis
@@ -80,3 +84,5 @@ class Mesh:
         for axis in (self.dp, self.pp, self.tp, self.ends, self.near, self.far):
             if axis is not None:
                 axis.close()
+        if self._board:
+            self._board.close()
