@@ -27,6 +27,8 @@ COMMANDS = {
     "compare": Command("every layout beside serial: equal? bytes, waiting, time", ranks=4),
     "train": Command("train one layout on a text", ranks=1),
     "schedule": Command("a pipeline schedule: draw it, check it, predict it, run it"),
+    "verify": Command("every layout against one process: a grid of answers", ranks=8),
+    "sabotage": Command("known bugs, put in: does a check notice, does the loss?", ranks=4),
     "where": Command("who holds which part of a parameter, and who sums its gradient"),
     "info": Command("versions, MPI, backend, cores: what a run here would use"),
 }
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = _ranks_wanted(args, command)
     if wanted > 1 and not launch.started_copies():  # no launcher yet
         return _alone(lambda: launch.run_ranks(wanted, ["-m", "tparallel", *argv]))
-    return launch.guarded(lambda: _in_place(args))
+    return launch.guarded(lambda: _in_place(args), args.timeout)
 
 
 @contextmanager
@@ -94,6 +96,20 @@ def _parse(argv: list[str], chosen: str) -> argparse.Namespace:
                     metavar="N",
                     help=f"start N ranks here (default: what the layout needs, or {command.ranks})",
                 )
+                sub.add_argument(
+                    "--check",
+                    action="store_true",
+                    help="ranks tell each other about every call first; a mismatch ends the job "
+                    "with a table of who was where",
+                )
+                sub.add_argument(
+                    "--timeout",
+                    type=float,
+                    default=0.0,
+                    metavar="SECONDS",
+                    help="end the job, with every rank's stack, when no step is finished for so "
+                    "long (default: 0, never)",
+                )
             module.add_arguments(sub)
             sub.set_defaults(main=module.main)
     return parser.parse_args(argv)
@@ -118,6 +134,8 @@ def _in_place(args: argparse.Namespace) -> int:
             f"--ranks and the launcher must agree: --ranks {args.ranks}, the launcher started "
             f"{size}. Leave --ranks away, or use mpirun -n {args.ranks}."
         )
+    if args.check:
+        os.environ["TPARALLEL_CHECK"] = "1"
     return args.main(args)
 
 

@@ -17,7 +17,6 @@ from ..verify.cases import case_of
 from ..verify.measure import Answer
 from ..verify.pool import Pool
 
-RANKS = 4  # where the command starts them itself
 EXAMPLES = """examples:
   tparallel sabotage                            every bug: about two minutes
   tparallel sabotage bias-times-tp tied-table   some of them

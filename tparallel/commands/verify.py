@@ -16,7 +16,6 @@ from ..verify.measure import measure
 from ..verify.pool import Pool
 from . import flags
 
-RANKS = 8  # of the whole matrix, where the command starts them itself
 EXAMPLES = """examples:
   tparallel verify                          every layout up to 8 ranks: some minutes
   tparallel verify --quick                  a covering set up to 4 ranks: some seconds
@@ -52,7 +51,7 @@ def chosen(args: argparse.Namespace, ranks: int) -> list[cases.Case]:
         return [cases.configs(cases.FIXED | {"dp": 1} | given)]
     ranks = min(ranks, 4) if args.quick else ranks
     if args.quick:
-        return cases.covering_cases(ranks) + cases.covering_cases(ranks, cases.SINGLE)
+        return cases.covering_cases(ranks) + cases.covering_cases(min(ranks, 2), cases.SINGLE)
     return cases.every_case(ranks) + cases.covering_cases(ranks, cases.SINGLE)
 
 

@@ -22,6 +22,7 @@ from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
 from .start import die_with_parent, limit_threads
+from .watchdog import Watchdog, main_stack
 from .stop import signals
 
 PATIENCE = 1.5  # seconds that a rank which cannot go on waits for the others to say the same
@@ -29,16 +30,22 @@ NOISE = 0.2  # seconds for what was written to reach the terminal before the job
 INTERRUPTED = 128 + signal.SIGINT
 
 _place = ""
+_watchdog: Watchdog | None = None
 
 
 def at(place: str) -> None:
-    """Say where this rank is, e.g. ``at("step 120")``: a failure names it."""
+    """Say where this rank is, e.g. ``at("step 120")``: a failure names it, a watchdog waits on."""
     global _place
     _place = place
+    if _watchdog:
+        _watchdog.moved()
 
 
-def guarded(main: Callable[[], int | None]) -> int:
+def guarded(main: Callable[[], int | None], timeout: float = 0) -> int:
     """Run ``main`` as a rank of a job and return its exit code; for entry points only.
+
+    ``timeout``: end the job, with every rank's stack, if no call of :func:`at` comes for so many
+    seconds; 0 for never.
 
     Communicates: one allgather before ``main``, one non-blocking barrier after it.
 
@@ -52,6 +59,8 @@ def guarded(main: Callable[[], int | None]) -> int:
         ranks = _join()
     except TParallelError as e:
         return _refused(e)
+    if timeout:
+        ranks.watch(timeout)
     try:
         code = main() or 0
     except BaseException as e:
@@ -134,7 +143,7 @@ class _Ranks:
         self.one_host = len(set(names)) == 1
         self.place_of_host = list(dict.fromkeys(names)).index(name)
         here = [rank for rank, n in enumerate(names) if n == name]
-        self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal)
+        self.host = Host(known[0][1], comm.rank, here, _end_with, self._on_signal, self._say_where)
         threading.excepthook = lambda args: self.fail(args.exc_value)
         self.ending = False
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -183,6 +192,23 @@ class _Ranks:
         _write(f"{self._rank()} failed{_in_place()}: {type(error).__name__}")
         time.sleep(5)  # the first one ends this rank too
         self._end(1)
+
+    def watch(self, timeout: float) -> None:
+        """From now on, somebody must move within ``timeout`` seconds."""
+        global _watchdog
+        _watchdog = Watchdog(timeout, lambda: self._hung(timeout))
+
+    def _hung(self, timeout: float) -> None:
+        """This rank has not moved for too long: all say where they are; then the job ends."""
+        if self.host.first():
+            _write(f"no step was finished for {timeout:g} s (--timeout). All ranks are here:")
+            self._say_where()
+            self.host.ask_others()
+            time.sleep(1)
+            self._end(1)
+
+    def _say_where(self) -> None:
+        _write(f"{self._rank()}{_in_place()}\n{main_stack()}")
 
     def _rank(self) -> str:
         return f"rank {self.comm.rank}/{self.comm.size} on {self.name}"

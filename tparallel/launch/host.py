@@ -20,7 +20,7 @@ class Host:
     """This rank's line to the others of its host, and to signals.
 
     In the listening thread ``on_end(code)`` is called when another rank calls :meth:`end_others`,
-    and ``on_signal()`` as soon as a signal comes, wherever the main thread is.
+    ``on_where()`` when one calls :meth:`ask_others`, and ``on_signal()`` as soon as a signal comes, wherever the main thread is.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class Host:
         ranks: Iterable[int],
         on_end: Callable[[int], None],
         on_signal: Callable[[], None],
+        on_where: Callable[[], None],
     ) -> None:
         self._token, self._others = token, [r for r in ranks if r != rank]
         self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -39,7 +40,9 @@ class Host:
         self._signals.setblocking(False)
         self._signals.connect(self._address(rank))
         signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        listen = threading.Thread(target=self._listen, args=(on_end, on_signal), daemon=True)
+        listen = threading.Thread(
+            target=self._listen, args=(on_end, on_signal, on_where), daemon=True
+        )
         listen.start()
 
     def end_others(self, code: int, patience: float = 1.0) -> None:
@@ -48,6 +51,11 @@ class Host:
         while left and time.monotonic() < end:
             left = [rank for rank in left if self._tell(rank, b"end %d" % code)]
             time.sleep(0.02)
+
+    def ask_others(self) -> None:
+        """Have the other ranks of this host say where they are."""
+        for rank in self._others:
+            self._tell(rank, b"where")
 
     def _tell(self, rank: int, word: bytes) -> bool:
         """True if the rank lives: its name vanishes with it."""
@@ -73,11 +81,18 @@ class Host:
         # Linux has names without files; they vanish with the process.
         return f"\0{name}" if sys.platform == "linux" else f"{tempfile.gettempdir()}/{name}"
 
-    def _listen(self, on_end: Callable[[int], None], on_signal: Callable[[], None]) -> None:
+    def _listen(
+        self,
+        on_end: Callable[[int], None],
+        on_signal: Callable[[], None],
+        on_where: Callable[[], None],
+    ) -> None:
         while True:
             word = self._inbox.recv(64)
             if word.startswith(b"end "):
                 on_end(int(word[4:]))
+            elif word == b"where":
+                on_where()
             elif set(word) & {signal.SIGINT, signal.SIGTERM}:
                 on_signal()
 

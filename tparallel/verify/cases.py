@@ -7,9 +7,9 @@ other, and of every axis, in at least one case (a pairwise covering set, greedy)
 Source: Cohen, Dalal, Fredman, Patton 1997, section 4 (pairwise covering, one row at a time)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain, combinations, product
+from itertools import chain, combinations, islice, product
 from math import prod
 from typing import Any
 
@@ -33,6 +33,8 @@ FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it
     "accumulation": {"1": {"microbatches": 1}, "4": {"microbatches": 4}},
     "tables": {"untied": {"tied": False}, "tied": {"tied": True}},
     "vocabulary": {"odd": {"V": 37}, "even": {"V": 32}},
+    "cut": {"even": {"cut": "even"}, "by cost": {"cut": "cost"}},
+    "chunks": {"as needed": {"chunks": 0}, "three": {"chunks": 3}},
     "overlap": {"yes": {"overlap": True}, "no": {"overlap": False}},
     "buckets": {"a layer each": {"bucket_bytes": 0}, "joined": {"bucket_bytes": 60_000}},
     "sums": {"each micro-batch": {"reduce_each": "microbatch"}, "once": {"reduce_each": "step"}},
@@ -40,6 +42,7 @@ FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it
 }
 SINGLE = {"dtype": "float32", "optimizer": "sgd", "clip": 0.0}  # the float32 cases
 FIXED = {"dtype": "float64", "init": "random", "steps": 3, "warmup": 1, "lr": 0.01, "V": 37}
+TRIED = 100  # layouts that are compared before one is chosen for a pair of values
 Row = tuple[tuple[str, str], ...]  # one value of every axis and factor: ("tp", "2"), ...
 
 
@@ -124,45 +127,64 @@ def configs(values: dict) -> Case:
 
 
 class _Covering:
-    """Rows chosen one by one, each for the most pairs of values that no row before it has."""
+    """Rows made one by one, each value chosen for the most pairs that no row before it has."""
 
     def __init__(self, shapes: list[dict], extra: dict):
         self.extra = extra
-        combined = [tuple(zip(FACTORS, values)) for values in product(*FACTORS.values())]
-        self.rows: dict[Row, tuple] = {}  # by layout: its possible rows
-        for axes in shapes:
-            start = tuple((axis, str(value)) for axis, value in axes.items())
-            self.rows[start] = tuple((start + more, axes) for more in combined)
-        everything = chain(*self.rows.values())
-        self.uncovered = set(chain(*(combinations(row, 2) for row, _ in everything)))
+        self.shapes = {tuple((a, str(v)) for a, v in axes.items()): axes for axes in shapes}
+        self.uncovered: set = set()
+        values = [(factor, value) for factor, choices in FACTORS.items() for value in choices]
+        for row in self.shapes:
+            self.uncovered.update(combinations(row, 2), product(row, values))
+        self.uncovered.update(pair for pair in combinations(values, 2) if pair[0][0] != pair[1][0])
 
     def each_layout_then_the_rest(self) -> Iterator[Case]:
-        for turn, rows in enumerate(self.rows.values()):
-            cut = turn % len(rows)  # where nothing is new, take turns
-            yield from self._best(rows[cut:] + rows[:cut])
+        for shape in self.shapes:
+            yield from self._case(shape, {})
         yield from self.the_rest()
 
     def the_rest(self) -> Iterator[Case]:
-        everything = [*chain(*self.rows.values())]
         while self.uncovered:
-            pair = set(min(self.uncovered))
-            yield from self._best([entry for entry in everything if pair <= set(entry[0])])
-            self.uncovered.discard(tuple(sorted(pair, key=_order)))  # or no legal case has it
+            pair = min(self.uncovered)
+            fixed = {name: value for name, value in pair if name in FACTORS}
+            axes = {entry for entry in pair if entry[0] not in FACTORS}
+            shapes = [shape for shape in self.shapes if axes <= set(shape)]
+            shapes = shapes[:: 1 + len(shapes) // TRIED]
+            shapes.sort(key=lambda shape: -self._gain(self._best(shape, fixed)))
+            yield from islice(chain(*(self._case(shape, fixed) for shape in shapes)), 1)
+            self.uncovered.discard(pair)  # where no legal case has it
 
-    def _best(self, rows: Iterable[tuple[Row, dict]]) -> Iterator[Case]:
-        """The legal one of these rows that covers most; none if all are refused."""
-        for row, axes in sorted(rows, key=lambda entry: -self._gain(entry[0])):
-            chosen: dict = dict(axes)
-            for factor, value in row[len(axes) :]:
-                chosen |= FACTORS[factor][value]
-            if case := case_of(chosen | self.extra):
-                self.uncovered -= set(combinations(row, 2))
+    def _best(self, shape: Row, fixed: dict[str, str]) -> Row:
+        """This layout with these values, the others chosen one by one."""
+        row = [*shape]
+        for factor, choices in FACTORS.items():
+            values = [fixed[factor]] if factor in fixed else choices
+            new = {(factor, v): self._new(row, (factor, v)) for v in values}
+            row.append(max(new, key=new.__getitem__))
+        return tuple(row)
+
+    def _case(self, shape: Row, fixed: dict[str, str]) -> Iterator[Case]:
+        """One case of this layout with these values; none if all are refused."""
+        best = dict(self._best(shape, fixed)[len(shape) :])
+        for chosen in self._near(best, fixed):
+            fields_ = dict(self.shapes[shape])
+            for factor, value in chosen.items():
+                fields_ |= FACTORS[factor][value]
+            if case := case_of(fields_ | self.extra):
+                row = (*shape, *((factor, chosen[factor]) for factor in FACTORS))
+                self.uncovered.difference_update(combinations(row, 2))
                 yield replace(case, row=row)
                 return
+
+    def _near(self, chosen: dict, fixed: dict) -> Iterator[dict]:
+        """These values, and, in case they are refused together, those with one or two changed."""
+        free = [(f, v) for f in FACTORS if f not in fixed for v in FACTORS[f] if v != chosen[f]]
+        yield chosen
+        yield from (chosen | {factor: value} for factor, value in free)
+        yield from (chosen | dict(two) for two in combinations(free, 2))
 
     def _gain(self, row: Row) -> int:
         return len(self.uncovered.intersection(combinations(row, 2)))
 
-
-def _order(entry: tuple[str, str]) -> int:
-    return [*AXES, *FACTORS].index(entry[0])
+    def _new(self, row: list, entry: tuple[str, str]) -> int:
+        return sum((other, entry) in self.uncovered for other in row)
