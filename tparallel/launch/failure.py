@@ -22,8 +22,8 @@ from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
 from .start import die_with_parent, limit_threads
-from .watchdog import Watchdog, main_stack
 from .stop import signals
+from .watchdog import Watchdog, main_stack
 
 PATIENCE = 1.5  # seconds that a rank which cannot go on waits for the others to say the same
 NOISE = 0.2  # seconds for what was written to reach the terminal before the job ends

@@ -20,7 +20,8 @@ class Host:
     """This rank's line to the others of its host, and to signals.
 
     In the listening thread ``on_end(code)`` is called when another rank calls :meth:`end_others`,
-    ``on_where()`` when one calls :meth:`ask_others`, and ``on_signal()`` as soon as a signal comes, wherever the main thread is.
+    ``on_where()`` when one calls :meth:`ask_others`, and ``on_signal()`` as soon as a signal comes,
+    wherever the main thread is.
     """
 
     def __init__(

@@ -257,6 +257,26 @@ BUGS: dict[str, Bug] = {
             ),
         ),
         _bug(
+            "dropout-by-rank",
+            "every tp rank drops the same of its own heads: half of the random numbers are used",
+            "tenstorrent/tt-metal/issues/55947 pytorch/pytorch/pull/103910",
+            {"tp": 2, "dropout": 0.1},
+            "gradients",
+            ("train:Trainer._drop", "head=at.tp * self.model.H // self.layout.tp,", "head=0,"),
+        ),
+        _bug(
+            "recompute-drops-anew",
+            "recomputation in backward draws other dropout than forward did",
+            "allenai/OLMo-core/pull/828",
+            {"dropout": 0.1, "recompute": "full"},
+            "gradients",
+            (
+                "serial.recompute:full",
+                "return f.forward(x, p, drop=drop)[1]",
+                "return f.forward(x, p, drop=drop.of(1))[1]",
+            ),
+        ),
+        _bug(
             "init-by-rank",
             "the first weights depend on the layout: each tp rank draws its own",
             "pytorch/torchtitan/pull/1363 NVIDIA-NeMo/Megatron-Bridge/issues/5840",

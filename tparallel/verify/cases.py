@@ -22,7 +22,10 @@ AXES: dict[str, tuple] = {
     "pp": tuple(range(1, 9)),
     "dp": tuple(range(1, 9)),
     "zero": (0, 1, 2, 3),
+    "sp": ("", "keep", "regather"),
     "shard_group": (0, 2),
+    "secondary": (False, True),
+    "chunks": (0, 3),
     "schedule": ("", *SCHEDULES),
 }
 FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it sets
@@ -33,8 +36,10 @@ FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it
     "accumulation": {"1": {"microbatches": 1}, "4": {"microbatches": 4}},
     "tables": {"untied": {"tied": False}, "tied": {"tied": True}},
     "vocabulary": {"odd": {"V": 37}, "even": {"V": 32}},
+    "recompute": {value: {"recompute": value} for value in ("none", "selective", "full")},
+    "dropout": {"off": {"dropout": 0.0}, "on": {"dropout": 0.1}},
+    "key/value heads": {"each its own": {"Hkv": 0}, "one for all": {"Hkv": 1}},
     "cut": {"even": {"cut": "even"}, "by cost": {"cut": "cost"}},
-    "chunks": {"as needed": {"chunks": 0}, "three": {"chunks": 3}},
     "overlap": {"yes": {"overlap": True}, "no": {"overlap": False}},
     "buckets": {"a layer each": {"bucket_bytes": 0}, "joined": {"bucket_bytes": 60_000}},
     "sums": {"each micro-batch": {"reduce_each": "microbatch"}, "once": {"reduce_each": "step"}},
@@ -42,7 +47,7 @@ FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it
 }
 SINGLE = {"dtype": "float32", "optimizer": "sgd", "clip": 0.0}  # the float32 cases
 FIXED = {"dtype": "float64", "init": "random", "steps": 3, "warmup": 1, "lr": 0.01, "V": 37}
-TRIED = 100  # layouts that are compared before one is chosen for a pair of values
+TRIED = 40  # layouts that are compared before one is chosen for a pair of values
 Row = tuple[tuple[str, str], ...]  # one value of every axis and factor: ("tp", "2"), ...
 
 
@@ -89,9 +94,18 @@ def layouts(ranks: int) -> list[dict]:
     for size in sorted((s for s in sizes if prod(s) <= ranks), key=prod):
         for rest in product(*(AXES[axis] for axis in AXES if axis not in ("tp", "pp", "dp"))):
             axes = dict(zip(AXES, (*size, *rest)))
-            if (axes["pp"] > 1) == bool(axes["schedule"]) and case_of(axes):
+            if (axes["pp"] > 1) == bool(axes["schedule"]) and _stands(axes) and case_of(axes):
                 found.append(axes)
     return found
+
+
+def _stands(axes: dict) -> bool:
+    """Is this a layout at all, whatever the model?"""
+    try:
+        Layout(**axes)
+    except TParallelError:
+        return False
+    return True
 
 
 def case_of(settings: dict) -> Case | None:
@@ -177,11 +191,10 @@ class _Covering:
                 return
 
     def _near(self, chosen: dict, fixed: dict) -> Iterator[dict]:
-        """These values, and, in case they are refused together, those with one or two changed."""
+        """These values, and, in case they are refused together, those with one changed."""
         free = [(f, v) for f in FACTORS if f not in fixed for v in FACTORS[f] if v != chosen[f]]
         yield chosen
         yield from (chosen | {factor: value} for factor, value in free)
-        yield from (chosen | dict(two) for two in combinations(free, 2))
 
     def _gain(self, row: Row) -> int:
         return len(self.uncovered.intersection(combinations(row, 2)))

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..config import ModelConfig, TrainConfig, replace
+from ..serial.dropout import Dropout
 from ..serial.loss import cross_entropy_forward
 from ..serial.model import model_forward
 from ..serial.train import initial_params, loss_and_grads, train_step, zeros_like
@@ -38,7 +39,8 @@ def train_serially(params: dict, rows: list[tuple], train: TrainConfig) -> Seen:
     """Train ``params``, in place, on all but the last of ``rows``."""
     train = replace(train, dtype="float64")
     moments = tuple(zeros_like(params) for _ in "mv")
-    _, gradients = loss_and_grads(params, *rows[0])
+    drop = Dropout(train.dropout).of(train.seed, 0)
+    _, gradients = loss_and_grads(params, *rows[0], drop=drop)
     said = [
         train_step(params, moments, tokens, targets, step, train)
         for step, (tokens, targets) in enumerate(rows[:-1])
