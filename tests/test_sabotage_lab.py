@@ -5,9 +5,9 @@ import inspect
 import pytest
 from mpitest import mpi
 
-from tparallel.commands.sabotage import chosen, described
+from tparallel.commands.sabotage import described
 from tparallel.errors import ConfigError
-from tparallel.sabotage.bugs import BUGS, Bug
+from tparallel.sabotage.bugs import BUGS, Bug, chosen
 from tparallel.sabotage.curve import moved
 from tparallel.sabotage.examine import examine
 from tparallel.sabotage.patch import Changed, Edit, applied, find

@@ -27,3 +27,7 @@ class ReplicaError(Exception):
 
 class NotFiniteError(Exception):
     """A loss or a gradient is NaN or infinite.  Raised on every rank alike, before the update."""
+
+    def __init__(self, text: str, loss: float, norm: float):
+        super().__init__(text)
+        self.loss, self.norm = loss, norm

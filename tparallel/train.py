@@ -6,6 +6,7 @@ from .backend import to_host
 from .comm.link import Link
 from .comm.mesh import Mesh
 from .config import Layout, ModelConfig, TrainConfig, check
+from .finite import refuse
 from .pipeline_parallel.execute import Executor
 from .pipeline_parallel.schedule import forward_only
 from .pipeline_parallel.schedules import make
@@ -73,9 +74,10 @@ class Trainer:
 
     def step(self, step: int, tokens, targets) -> tuple[float, float]:
         """One update from the global batch (G, T); returns its loss (nats per token) and the
-        gradient norm before clipping, the same on every rank."""
+        gradient norm before clipping, the same on every rank.  Errors: NotFiniteError."""
         loss = self.forward_backward(tokens, targets, step=step)
         loss, norm = totals(self.store, loss)
+        refuse(self, step, loss, norm, tokens, targets)  # before the update: parameters stay clean
         self.store.update(step, norm)
         return loss, norm
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from ..errors import ConfigError
-from ..sabotage.bugs import BUGS, GITHUB, Bug
+from ..sabotage.bugs import GITHUB, Bug, chosen
 from ..sabotage.curve import Moved, another_seed, moved
 from ..sabotage.examine import examine
 from ..sabotage.patch import diff
@@ -75,14 +74,6 @@ def main(args: argparse.Namespace) -> int:
     missed = [f.bug.name for f in found if not f.caught]
     console.print(summary(found, yardstick, missed))
     return 1 if missed else 0
-
-
-def chosen(names: list[str]) -> list[Bug]:
-    """The bugs of these names, or all.  Errors: ConfigError for a name that is not one."""
-    for name in names:
-        if name not in BUGS:
-            raise ConfigError(f"no such bug: {name}. Use one of {', '.join(BUGS)}.")
-    return [BUGS[name] for name in names or BUGS]
 
 
 def run(pool: Pool, bugs: list[Bug], steps: int) -> Iterator[Found]:

@@ -9,12 +9,15 @@ import numpy as np
 
 from .. import data, launch
 from ..config import Layout, ModelConfig, TrainConfig, check
-from ..errors import ConfigError
+from ..errors import ConfigError, NotFiniteError, ReplicaError
 from ..report.console import job_console
 from ..report.log import Log, header
 from ..report.screen import Screen
+from ..sabotage.bugs import chosen
+from ..sabotage.patch import applied
 from ..serial.adamw import learning_rate
 from ..train import Trainer
+from ..verify import replicas
 from . import flags
 
 EXAMPLES = """examples:
@@ -58,10 +61,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="global batches of held-out text in one look (default: 8)",
     )
+    run.add_argument(
+        "--check-replicas",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps between two comparisons of what must be equal on several ranks (default: 0, "
+        "never)",
+    )
+    run.add_argument(
+        "--break",
+        dest="bug",
+        metavar="BUG",
+        help="put a known bug into the running program: see tparallel sabotage --list",
+    )
     flags.add_flags(parser, Layout, ModelConfig, TrainConfig)
 
 
 def main(args: argparse.Namespace) -> int:
+    """One rank's part of the run; the exit code, the same on every rank."""
+    bugs = chosen([args.bug]) if args.bug else []
+    with applied(edit for bug in bugs for edit in bug.edits):
+        return train_one(args)
+
+
+def train_one(args: argparse.Namespace) -> int:
     """One rank's part of the run; the exit code, the same on every rank."""
     from mpi4py import MPI
 
@@ -106,6 +130,7 @@ class Run:
         self.trainer, self.corpus, self.args = trainer, corpus, args
         self.log, self.screen, self.stop = log, screen, stop
         self.lines: list[dict] = []
+        self.blame = ""  # where the first number arose that is not finite
 
     def steps(self) -> int:
         """All of them, or until something ends them: FINISHED, DIVERGED or INTERRUPTED."""
@@ -130,7 +155,7 @@ class Run:
         tokens, targets = self.corpus.batch(step, train.global_batch, T, train.seed)
         start = time.perf_counter()
         with np.errstate(over="ignore", invalid="ignore"):  # said once, with the step, by why()
-            loss, norm = self.trainer.step(step, tokens, targets)
+            loss, norm = self.update(step, tokens, targets)
         seconds = time.perf_counter() - start
         return {
             "step": number,
@@ -141,6 +166,21 @@ class Run:
             "seconds": seconds,
             "tokens_per_second": tokens.size / seconds,
         }
+
+    def update(self, step: int, tokens: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+        """Loss and gradient norm; where they are not finite, nothing has been updated."""
+        try:
+            loss, norm = self.trainer.step(step, tokens, targets)
+        except NotFiniteError as e:
+            self.blame = str(e)
+            return e.loss, e.norm
+        every = self.args.check_replicas
+        if every and (step + 1) % every == 0:
+            try:
+                replicas.check(self.trainer, step, tokens, targets)
+            except ReplicaError as e:
+                raise SystemExit(f"ReplicaError: {e}") from None
+        return loss, norm
 
     def finite(self, line: dict) -> bool:
         """Can training go on?  float16 skips an update whose scaled gradients overflow."""
@@ -172,6 +212,7 @@ class Run:
             return (
                 "Stopped: the loss and the gradient norm must stay finite; at step "
                 f"{last['step']} they are {last['loss']} and {last['gradient_norm']}. Use a "
-                "smaller --lr, a longer --warmup, or --clip 1."
+                "smaller --lr, a longer --warmup, or --clip 1. Nothing was updated in it. "
+                f"({self.blame})"
             )
         return ""

@@ -6,6 +6,7 @@ must notice.  Most of them train: look at the loss curves that ``tparallel sabot
 
 from typing import NamedTuple
 
+from ..errors import ConfigError
 from .patch import Edit
 
 GITHUB = "https://github.com/"
@@ -286,3 +287,11 @@ BUGS: dict[str, Bug] = {
         ),
     )
 }
+
+
+def chosen(names: list[str]) -> list[Bug]:
+    """The bugs of these names, or all.  Errors: ConfigError for a name that is not one."""
+    for name in names:
+        if name not in BUGS:
+            raise ConfigError(f"no such bug: {name}. Use one of {', '.join(BUGS)}.")
+    return [BUGS[name] for name in names or BUGS]

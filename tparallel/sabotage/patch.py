@@ -30,6 +30,7 @@ class Changed(Exception):
 def applied(edits: Iterable[Edit]) -> Iterator[None]:
     """The edits are in force in this process, on every thread, until the block ends."""
     before: dict[FunctionType, CodeType] = {}
+    edits = list(edits)
     try:
         for where in dict.fromkeys(edit.where for edit in edits):
             function = find(where)

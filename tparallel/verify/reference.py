@@ -40,7 +40,8 @@ def train_serially(params: dict, rows: list[tuple], train: TrainConfig) -> Seen:
     train = replace(train, dtype="float64")
     moments = tuple(zeros_like(params) for _ in "mv")
     drop = Dropout(train.dropout).of(train.seed, 0)
-    _, gradients = loss_and_grads(params, *rows[0], drop=drop)
+    tokens, targets = rows[0]
+    _, gradients = loss_and_grads(params, tokens, targets, drop=drop)
     said = [
         train_step(params, moments, tokens, targets, step, train)
         for step, (tokens, targets) in enumerate(rows[:-1])
