@@ -275,7 +275,7 @@ def check(model: ModelConfig, train: TrainConfig, layout: Layout, ranks: int | N
     if pp > model.L:
         raise LayoutError(
             f"every pipeline stage needs a block: L = {model.L}, pp = {pp}. "
-            f"Use pp of at most {model.L}, or more layers."
+            f"Use pp of at most {model.L}, or L = {pp}."
         )
     if schedule.chunks > model.L:
         raise LayoutError(

@@ -14,11 +14,13 @@ from ..verify import cases
 from ..verify.grid import Verdict, as_json, complaints, explained_bounds, grids
 from ..verify.measure import measure
 from ..verify.pool import Pool
+from ..verify.random_layouts import search
 from . import flags
 
 EXAMPLES = """examples:
   tparallel verify                          every layout up to 8 ranks: some minutes
   tparallel verify --quick                  a covering set up to 4 ranks: some seconds
+  tparallel verify --random 500             cases that nobody has thought of: some minutes
   tparallel verify --json answers.json      every error and bound, for programs
   tparallel verify --tp 2 --pp 2 --dtype float64 --init random      one case of your own
 
@@ -33,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     run = parser.add_argument_group("run")
     run.add_argument("--quick", action="store_true", help="a covering set on at most 4 ranks")
+    run.add_argument(
+        "--random",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N cases drawn by hypothesis, legal ones and refused ones",
+    )
     run.add_argument("--json", metavar="FILE", help="write every answer")
     flags.add_flags(parser, Layout, ModelConfig, TrainConfig)
 
@@ -41,7 +50,18 @@ def main(args: argparse.Namespace) -> int:
     from mpi4py import MPI
 
     with Pool(MPI.COMM_WORLD) as pool:
-        return report(ask(pool, chosen(args, pool.comm.size)), args.json) if pool.leads else 0
+        if not pool.leads:
+            return 0
+        if args.random:
+            return draw(pool, args.random)
+        return report(ask(pool, chosen(args, pool.comm.size)), args.json)
+
+
+def draw(pool: Pool, cases_: int) -> int:
+    """Random cases; a counter-example is shrunk and printed as one command."""
+    found = search(pool, cases_, pool.comm.size)
+    print(found or f"{cases_} random cases: equal to one process, or refused as they should be")
+    return 1 if found else 0
 
 
 def chosen(args: argparse.Namespace, ranks: int) -> list[cases.Case]:

@@ -6,19 +6,20 @@ equal one process.  A counter-example is shrunk to the smallest, and is one comm
 """
 
 import re
+from collections import Counter
 from typing import Any
 
-from ..config import Layout, check, replace
-from ..errors import ConfigError, LayoutError, TParallelError
+from ..config import replace
+from ..errors import ConfigError, TParallelError
 from ..pipeline_parallel.schedules import SCHEDULES
 from .cases import FIXED, Case, configs
 from .measure import measure
 from .pool import Pool
 
 DRAWN: dict[str, tuple] = {
-    "tp": (1, 2, 3, 4),
-    "pp": (1, 2, 3, 4),
-    "dp": (1, 2, 3, 4),
+    "tp": (1, 2, 1, 3, 4),
+    "pp": (1, 2, 1, 3, 4),
+    "dp": (1, 2, 1, 3, 4),
     "zero": (0, 1, 2, 3),
     "schedule": ("", *SCHEDULES),
     "microbatches": (1, 2, 3, 4, 6),
@@ -64,6 +65,7 @@ def search(pool: Pool, cases: int, most_ranks: int) -> str:
         deadline=None,
         database=None,
         print_blob=False,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     @given(fields)
@@ -79,12 +81,19 @@ def search(pool: Pool, cases: int, most_ranks: int) -> str:
 
 
 def problem(pool: Pool, values: dict, most_ranks: int) -> str:
-    """What is wrong with the answer to these fields; "" if it is right."""
+    """What is wrong with the answer to these fields; "" if it is right.  Fields that are refused
+    are changed as the refusal advises, until they are accepted: that case is then run."""
     values = FIXED | values | {"D": values["H"] * values["K"]}
     try:
         case = configs(values)
     except TParallelError as e:
-        return refused(pool, values, str(e))
+        texts = pool.run(2, said_by_all, values)
+        if {*texts} != {str(e)}:
+            return f"the ranks refuse {values} with different texts: {texts}"
+        try:
+            case = accepted(values)
+        except LookupError as why:
+            return f"{why}\n    fields: {values}"
     if case.layout.ranks > most_ranks:
         return ""
     answers = pool.run(case.layout.ranks, measure, without_idle_clipping(case))
@@ -104,16 +113,6 @@ def without_idle_clipping(case: Case) -> Case:
     return case if clips else replace(case, train=replace(case.train, clip=0.0))
 
 
-def refused(pool: Pool, values: dict, said: str) -> str:
-    """The same text on every rank, and a way out that works."""
-    texts = pool.run(2, said_by_all, values)
-    if len({*texts, said}) > 1:
-        return f"the ranks refuse {values} with different texts: {texts}"
-    if not re.search(r"[.?] (Use|Install) |\n", said):
-        return f"this refusal says no way out: {said}"
-    return followed(values, said)
-
-
 def said_by_all(comm: Any, values: dict) -> list[str]:
     """What each rank says to fields that are refused; no message is sent before it is said."""
     try:
@@ -125,45 +124,32 @@ def said_by_all(comm: Any, values: dict) -> list[str]:
     return comm.allgather(text)
 
 
-def followed(values: dict, said: str) -> str:
-    """Do what the text advises, again and again, until nothing is refused: "" if that ends."""
-    seen = []
-    for _ in range(12):
-        seen.append(said)
+def accepted(values: dict) -> Case:
+    """Do what each refusal advises until nothing is refused; when a rule comes again, its next
+    alternative.  Errors: LookupError, if it says nothing that can be done, or that never ends."""
+    seen: Counter[str] = Counter()
+    while seen.total() < PATIENCE:
         try:
-            values = advised(values, said)
-            configs(values)
+            return configs(values)
         except TParallelError as e:
-            said = str(e)
-            if said in seen:
-                break
-        except LookupError:
-            return f"the advice cannot be followed by a program: {said}"
-        else:
-            return ""
-    return "the advice leads round in a circle: " + " -> ".join([*seen, said])
+            rule = str(e).partition(":")[0]
+            values = advised(values, str(e), seen[rule])
+            seen[rule] += 1
+    raise LookupError(f"the advice leads round in a circle: {' -> '.join(seen)}")
 
 
-ADVICE = re.compile(r"(?:Use|or) (?:a |pp |an )?(.*?)(?:\.$|\. |, or |$)")
+PATIENCE = 40  # refusals of one draw that are followed
 NONE_OF = {"schedule": "", "sp": "", "chunks": 0, "zero": 0, "shard_group": 0}
 
 
-def advised(values: dict, said: str) -> dict:
-    """The fields, changed as the sentence after "Use" says first.  Errors: LookupError."""
-    way_out = said.rpartition(". Use ")[2] if ". Use " in said else said.rpartition("Use ")[2]
-    first = re.match(r"(?:a )?(global batch|\w+)(?: =| of at most| of)? ([\w.-]+)", way_out)
-    if not first:
-        raise LookupError(way_out)
-    name, value = first.groups()
-    name = {"global batch": "global_batch"}.get(name, name)
-    if value == "of":
-        value = re.findall(r"\d+", way_out)[0]
-    if name not in values and name != "no":
-        raise LookupError(way_out)
-    if name == "no":
-        return values | {value: NONE_OF[value]}
-    old = values[name]
-    return values | {name: type(old)(value) if not isinstance(old, bool) else value == "True"}
-
-
-__all__ = ["Layout", "LayoutError", "check", "problem", "search"]
+def advised(values: dict, said: str, turn: int) -> dict:
+    """The fields, changed as one of the alternatives after "Use" says.  Errors: LookupError."""
+    alternatives = said.rpartition(" Use ")[2].split(", or ")
+    way_out = alternatives[turn % len(alternatives)]
+    if none := re.match(r"no (\w+)", way_out):
+        return values | {none[1]: NONE_OF[none[1]]}
+    found = re.match(r"(?:a )?(global batch|\w+)(?: =| of at most| of)? ([\w-]+)", way_out)
+    name = found[1].replace(" ", "_") if found else ""
+    if found is None or name not in values:
+        raise LookupError(f"this refusal says no way out: {said}")
+    return values | {name: type(values[name])(found[2])}
