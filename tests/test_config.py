@@ -42,8 +42,6 @@ def ways_out(settings, error):
         yield {"global_batch" if name == "batch" else name: int(value)}
     for ranks in re.findall(r"mpirun -n (\d+)", way):
         yield {"ranks": int(ranks)}
-    if "more layers" in way:
-        yield {"L": settings["pp"]}
     if "no schedule" in way:
         yield {"schedule": ""}
     if "Use 0 for none" in str(error):

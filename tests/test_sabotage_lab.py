@@ -102,6 +102,8 @@ def test_an_unknown_bug_is_refused_with_the_names():
 
 def test_a_bug_is_described_by_its_lines_and_links():
     """``--list`` shows what is exchanged."""
-    text = "\n".join(described(BUGS["norm-counts-replicas"]))
-    assert "- or mesh.tp.rank == 0" in text and "+ or True" in text
+    bug = BUGS["norm-counts-replicas"]
+    text = "\n".join(described(bug))
+    for edit in bug.edits:
+        assert f"- {edit.old.strip()}" in text and f"+ {edit.new.strip()}" in text
     assert "https://github.com/NVIDIA-NeMo/RL/pull/3788" in text
