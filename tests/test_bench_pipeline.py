@@ -1,4 +1,4 @@
-"""``scripts/bench pipeline`` and ``bubble``: that they run, and, on a quiet machine, what they say."""
+"""``scripts/bench pipeline`` and ``bubble``: that they run; on a quiet machine, what they say."""
 
 import json
 import os

@@ -37,3 +37,11 @@ def test_the_page_shows_what_was_printed(script):
     """A page without a single output was not made by running the tutorial."""
     page = (ROOT / "tutorials" / "pages" / f"{script.stem}.md").read_text()
     assert page.count("```text\n") >= 2
+
+
+@pytest.mark.mpi
+def test_the_tensor_parallel_tutorial_runs_on_two_ranks_too():
+    """Its docstring says so: four heads are cut over two ranks as well as over four."""
+    script = ROOT / "tutorials" / "03_tensor_parallel.py"
+    ended = mpirun(2, "-m", "mpi4py", str(script), timeout=120)
+    assert ended.code == 0, ended.out

@@ -2,8 +2,8 @@
 the tutorials all read it.
 
 ``for_ranks(4)`` is serial, each method alone on four ranks (tensor and sequence parallel, two
-pipeline schedules, four ZeRO stages), then each pair of methods; eight ranks add all three at once.  A
-method that cannot use all the ranks (four heads are not cut eight ways) uses as many as it can.
+pipeline schedules, four ZeRO stages), then each pair of methods; eight ranks add all three at once.
+A method that cannot use all the ranks (four heads are not cut eight ways) uses as many as it can.
 """
 
 from collections.abc import Iterator
