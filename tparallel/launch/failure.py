@@ -21,7 +21,7 @@ from .guard import env_rank, refuse_singletons, started_copies
 from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
-from .start import die_with_parent, limit_threads
+from .start import die_with_parent, keep_freed_memory, limit_threads
 from .stop import signals
 from .watchdog import Watchdog, main_stack
 
@@ -105,6 +105,7 @@ def refused() -> int:
 def _join() -> "_Ranks":
     """Find the other ranks, or raise the TParallelError that says why there are none."""
     limit_threads(os.environ)
+    keep_freed_memory()
     faulthandler.enable()
     die_with_parent(signal.SIGKILL)
     mpi = installed()
