@@ -69,14 +69,18 @@ def rank_0_returns_3(comm):
     return 3 if comm.rank == 0 else 0
 
 
+def ready():
+    say(f"ready {' '.join(memory.segments())}")
+
+
 def computes(comm):
-    say("ready")
+    ready()
     while True:
         time.sleep(0.01)
 
 
 def waits_inside_mpi(comm):
-    say(f"ready {' '.join(memory.segments())}")
+    ready()
     comm.recv(source=(comm.rank + 1) % comm.size)
 
 
@@ -85,8 +89,8 @@ def stops_after_a_step(comm):
         for step in range(10**6):
             launch.at(f"step {step}")
             if step == 0:
-                say("ready")
-            time.sleep(0.02 * (comm.rank + 1))
+                ready()
+            time.sleep(3 if comm.rank == 2 else 0)  # the others wait inside MPI meanwhile
             if comm.allreduce(asked()):
                 say(f"stopped after step {step}")
                 return 0

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,14 @@ def test_a_job_that_fails_leaves_no_shared_memory():
 
 
 def test_a_job_that_is_ended_from_outside_leaves_no_shared_memory():
-    """As the harness ends a test that hangs."""
-    job = launch.Job(2, [JOBS, "waits_inside_mpi"], stdout=subprocess.PIPE)
-    lines = [job.process.stdout.readline().decode() for _ in range(2)]
+    """As the harness ends a test that hangs: its ranks can do nothing about it."""
+    code = (
+        "import time; from mpi4py import MPI; from tparallel.launch import memory\n"
+        "MPI.COMM_WORLD.Barrier(); print(*memory.segments(), flush=True); time.sleep(60)"
+    )
+    job = launch.Job(2, ["-c", code], stdout=subprocess.PIPE)
+    used = {path for _ in range(2) for path in job.process.stdout.readline().decode().split()}
     job.end()
-    used = {path for line in lines for path in line.removeprefix("ready").split()}
     assert not job.pids() and not [path for path in used if Path(path).exists()]
     assert used or launch.installed().name != "mpich"
 
@@ -122,9 +126,13 @@ class Running:
         self.process = subprocess.Popen(
             [sys.executable, "-c", run], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        self.memory: set[str] = set()
         for _ in range(3):
-            while b"ready" not in self.process.stdout.readline():
+            line = ""
+            while "ready" not in line:
+                line = self.process.stdout.readline().decode()
                 assert self.process.poll() is None
+            self.memory |= set(line.split()[1:])
 
     def end(self) -> tuple[int, str]:
         out, _ = self.process.communicate(timeout=20)
@@ -138,20 +146,30 @@ class Running:
         return pids
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[[str], Running]]:
+    jobs: list[Running] = []
+    yield lambda name: jobs.append(Running(name)) or jobs[-1]
+    for job in jobs:
+        for pid in launch.processes(job.mark):  # of a test that failed
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("name", ["computes", "waits_inside_mpi"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_job_ends_on_every_rank_and_says_so_once(name, number):
+def test_an_interrupted_job_ends_on_every_rank_and_says_so_once(start, name, number):
     """Ctrl-C or SIGTERM: one line, 128 + signal, no process left."""
-    job = Running(name)
+    job = start(name)
     job.process.send_signal(number)
     code, out = job.end()
     assert code == 128 + number and not job.left()
+    assert not [path for path in job.memory if Path(path).exists()]
     assert out.count("interrupted in step 120") == 1 and "Traceback" not in out, out
 
 
-def test_a_loop_that_is_asked_to_stop_ends_after_the_same_step_on_every_rank():
+def test_a_loop_that_is_asked_to_stop_ends_after_the_same_step_on_every_rank(start):
     """The ranks wait for each other inside MPI when the signal comes, and finish the step."""
-    job = Running("stops_after_a_step")
+    job = start("stops_after_a_step")
     time.sleep(0.3)
     job.process.send_signal(signal.SIGINT)
     code, out = job.end()
@@ -161,9 +179,9 @@ def test_a_loop_that_is_asked_to_stop_ends_after_the_same_step_on_every_rank():
 
 
 @pytest.mark.smoke
-def test_no_rank_outlives_a_command_that_is_killed():
+def test_no_rank_outlives_a_command_that_is_killed(start):
     """kill -9 cannot be caught: the kernel tells mpiexec, and the ranks."""
-    job = Running("waits_inside_mpi")
+    job = start("waits_inside_mpi")
     assert len(launch.processes(job.mark)) >= 5  # the command, mpiexec, three ranks
     job.process.kill()
     assert not job.left()
