@@ -52,6 +52,12 @@ def all_ranks_refuse(comm):
     raise LayoutError(RULE)
 
 
+def one_rank_raises_while_others_reduce(comm):
+    if comm.rank == 1:
+        raise ValueError("the shape is wrong")
+    comm.allreduce(1.0)
+
+
 def one_rank_refuses(comm):
     if comm.rank == 1:
         raise LayoutError(RULE)
@@ -106,6 +112,7 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
+    launch.defer_mpi()  # as the command line does
     if "two-hosts" in sys.argv:
         socket.gethostname = lambda: f"node{launch.env_rank() % 2}"
     sys.exit(launch.guarded(main))

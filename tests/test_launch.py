@@ -35,6 +35,12 @@ def test_an_error_on_one_rank_ends_the_job_at_once_with_one_traceback():
     assert "ValueError: the shape is wrong" in job.out and NOISE not in job.out
 
 
+def test_an_error_on_one_rank_reaches_ranks_that_reduce_objects():
+    """mpi4py's own tree of sends holds Python's lock while it waits; it is switched off."""
+    job = mpirun(4, JOBS, "one_rank_raises_while_others_reduce")
+    assert job.code == 1 and job.out.count("Traceback") == 1 and NOISE not in job.out, job.out
+
+
 @pytest.mark.smoke
 def test_an_error_on_all_ranks_is_told_in_full_once():
     """One traceback, at most one line for each further rank, exit code 1."""

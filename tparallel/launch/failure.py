@@ -90,6 +90,7 @@ def defer_mpi() -> None:
     import mpi4py
 
     mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    mpi4py.rc.fast_reduce = False  # comm.allreduce(object) would wait without letting threads run
 
 
 def refused() -> int:
