@@ -7,6 +7,8 @@ that stay in the cache, so that its temporaries are small.
 Source: Rajbhandari et al. 2020, section 5.1
 """
 
+from collections.abc import Iterator
+
 from ..config import TrainConfig
 from ..kernels import adamw_update
 from ..serial.adamw import learning_rate, sgd_update
@@ -40,24 +42,25 @@ class Optimizer:
         c, lr = self.train, learning_rate(step, self.train)
         for decays in (True, False):
             decay = c.weight_decay if decays else 0.0
-            for span in partition.spans(
-                start, start + len(w), lambda n, d=decays: is_decayed(n) == d
-            ):
-                for a in range(span.start, span.stop, CHUNK):
-                    s = slice(a, min(a + CHUNK, span.stop))
-                    with self.place.here(
-                        {k: held[bucket][s] for k, held in self.state.items()}
-                    ) as at:
-                        grad = g[s].astype(c.compute_dtype) * scale
-                        value = at.get("master", w[s])
-                        if c.optimizer == "sgd":
-                            sgd_update(value, grad, lr, decay)
-                        else:
-                            adamw_update(value, grad, at["m"], at["v"], step, lr, decay, c)
-                        if "master" in at:
-                            w[s] = value
+            for s in _chunks(partition, start, start + len(w), decays):
+                with self.place.here({k: held[bucket][s] for k, held in self.state.items()}) as at:
+                    grad = g[s].astype(c.compute_dtype) * scale
+                    value = at.get("master", w[s])
+                    if c.optimizer == "sgd":
+                        sgd_update(value, grad, lr, decay)
+                    else:
+                        adamw_update(value, grad, at["m"], at["v"], step, lr, decay, c)
+                    if "master" in at:
+                        w[s] = value
 
 
-def is_decayed(key) -> bool:
-    """Of a name in a bucket: (unit, name)."""
-    return decayed(key[1])
+def _chunks(partition: Partition, start: int, stop: int, decays: bool) -> Iterator[slice]:
+    """The parts of flat[start:stop] whose names decay, or do not, in pieces of at most CHUNK."""
+
+    def wanted(key) -> bool:
+        _, name = key
+        return decayed(name) == decays
+
+    for span in partition.spans(start, stop, wanted):
+        for a in range(span.start, span.stop, CHUNK):
+            yield slice(a, min(a + CHUNK, span.stop))
