@@ -29,6 +29,7 @@ def equal_bits(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.smoke
 @mpi(4)
 def test_all_reduce_is_the_sum_in_rank_order_to_the_last_bit_on_every_rank(comm):
     """((x₀ + x₁) + x₂) + x₃ and max, for any size: 0-d, empty, fewer elements than ranks."""

@@ -1,6 +1,7 @@
 """Pipelines that run: the same bits as serial, from any schedule, with any number of stages."""
 
 import numpy as np
+import pytest
 from groups import groups
 from layout_cases import MODEL, TRAIN, batch, same_bits, serial
 from mpitest import mpi
@@ -105,6 +106,7 @@ def test_a_stage_holds_as_many_micro_batches_as_its_schedule_says(comm):
         trainer.close()
 
 
+@pytest.mark.smoke
 @mpi(2)
 def test_no_send_relies_on_room_in_mpis_buffers(comm):
     """Synchronous sends, which are over only when the receiver has come, and messages of half a
