@@ -3,6 +3,7 @@
 import ast
 import difflib
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,15 @@ def functions_of(folder, file):
                 del node.body[0]
             out[node.name] = re.sub(r"(, tp)?(, V)?\)", ")", ast.unparse(node)).splitlines()
     return out
+
+
+@pytest.mark.parametrize("file", CHANGED)
+def test_the_whole_diff_of_a_cut_file_fits_one_screen(file):
+    """``diff serial/X.py tensor_parallel/X.py``, docstrings and all, in 72 lines or fewer."""
+    package = Path(tparallel.__file__).parent
+    files = (package / "serial" / f"{file}.py", package / "tensor_parallel" / f"{file}.py")
+    ended = subprocess.run(["diff", *map(str, files)], capture_output=True, text=True)
+    assert ended.returncode == 1 and len(ended.stdout.splitlines()) <= 72
 
 
 @pytest.mark.parametrize("file", CHANGED)

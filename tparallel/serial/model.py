@@ -66,7 +66,7 @@ def layers_of(params):
 
 def layer_view(params, layer):
     """What the layer's functions see: its own parameters and, if tied, the shared table."""
-    p = {}
+    p: dict = {}
     for unit in stored_in(layer, tied="vocab" in params):
         p |= params[unit]
     return p

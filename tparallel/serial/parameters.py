@@ -39,7 +39,11 @@ def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
         "mlp.b_out": (c.D,),
     }
     head = {"norm.g": (c.D,), "norm.b": (c.D,), "w_tok": (c.V, c.D)}
-    out = {"embed": embed, **{f"block.{i}": dict(block) for i in range(c.L)}, "head": head}
+    out: dict[str, dict] = {
+        "embed": embed,
+        **{f"block.{i}": dict(block) for i in range(c.L)},
+        "head": head,
+    }
     if c.tied:
         del embed["w_tok"], head["w_tok"]
         out = {"vocab": {"w_tok": (c.V, c.D)}, **out}
