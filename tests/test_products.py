@@ -39,7 +39,6 @@ def test_every_layout_of_four_ranks_trains_as_one_process_does(comm, optimizer, 
         assert_equal(errors(model, train, layout, comm), optimizer, layout.name)
 
 
-@pytest.mark.smoke
 @mpi(8, timeout=90)
 def test_tensor_pipeline_and_data_parallel_together_train_as_one_process_does(comm):
     """2 × 2 × 2 with each ZeRO stage, tied, AdamW; the schedules take turns."""
