@@ -6,6 +6,7 @@ must notice.  Most of them train: look at the loss curves that ``tparallel sabot
 
 from typing import NamedTuple
 
+from .. import kernels
 from ..errors import ConfigError
 from .patch import Edit
 
@@ -27,6 +28,13 @@ def _bug(name: str, what: str, reports: str, layout: dict, caught_by: str, *edit
 
 NUMPITRON = "lweitkamp/numpitron"
 _RESIDUAL = "    dx += dy  # again the residuals' own gradients, here\n"
+
+# The same bug in the version of the heads that runs where numba is installed.
+FAST_SCALE = (
+    [("kernels.fast:_scale", "sqrt(q.shape[-1])", "sqrt(q.shape[-1] * q.shape[-2])")]
+    if kernels.name == "fast"
+    else []
+)
 
 BUGS: dict[str, Bug] = {
     bug.name: bug
@@ -51,6 +59,7 @@ BUGS: dict[str, Bug] = {
                 "1 / sqrt(q.shape[-1])",
                 "1 / sqrt(q.shape[-1] * q.shape[1] * q.shape[2])",
             ),
+            *FAST_SCALE,
         ),
         _bug(
             "last-id-serial",
