@@ -39,7 +39,7 @@ def test_every_layout_of_four_ranks_trains_as_one_process_does(comm, optimizer, 
         assert_equal(errors(model, train, layout, comm), optimizer, layout.name)
 
 
-@mpi(8, timeout=90)
+@mpi(8, timeout=180)
 def test_tensor_pipeline_and_data_parallel_together_train_as_one_process_does(comm):
     """2 × 2 × 2 with each ZeRO stage, tied, AdamW; the schedules take turns."""
     model = replace(MODEL, tied=True)
