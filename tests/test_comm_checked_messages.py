@@ -107,13 +107,18 @@ def test_a_message_of_another_tag_is_shown_beside_the_one_that_is_awaited(tmp_pa
 
 @pytest.mark.smoke
 def test_a_send_that_nobody_receives_ends_the_job_with_where_the_receiver_is(tmp_path):
-    """A large message waits for its receiver; that one stands in a collective."""
+    """A large message waits for its receiver; that one stands in a collective.  Which of the two
+    gives up first is not said; an MPI that buffers any size (Intel's) is caught at the end."""
     why, rows = table(tmp_path, "unreceived")
+    sent = "send float64[1048576] x"
+    if why == "Messages over pp that nobody takes:":
+        assert f"pp rank 0 has sent: {sent}" in rows
+        return
     assert why in (
         "Message 4 over pp: pp rank 1 takes none within 1 s.",
-        "Collective 2 over pp: not every rank came within 1 s.",  # it gave up at the same moment
+        "Collective 2 over pp: not every rank came within 1 s.",
     )
-    assert re.search(r"rank 0 (in|has left) send float64\[1048576\] x .* to pp rank 1", rows)
+    assert re.search(rf"rank 0 (in|has left) {re.escape(sent)} .* to pp rank 1", rows)
     assert "rank 1 in all_reduce float64[2, 3] loss sum" in rows or "pp rank 1: all_reduce" in rows
 
 
