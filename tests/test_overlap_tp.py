@@ -77,6 +77,47 @@ def test_the_head_hides_its_sum_behind_the_gradient_of_the_table(comm):
     mesh.close()
 
 
+@mpi(2)
+@pytest.mark.parametrize("sp", ["", "keep"])
+def test_a_transfer_hides_behind_as_much_work(comm, sp):
+    """A link of 60 ms a round and weight gradients that take 60 ms asleep (a busy machine cannot
+    stretch them much): backward saves those of attention and of the mlp, 120 ms less a margin."""
+    rounds = 1 if sp else 2  # a reduce_scatter, or with the all_gather an all_reduce
+    seconds = {}
+    for overlap in (True, False):
+        layout = Layout(tp=2, sp=sp, overlap=overlap)
+        mesh = Mesh(layout, comm, Link.parse(f"10gbit,{60 // rounds}ms"))
+        f = layer_functions(region(mesh.tp, MODEL, layout), MODEL.V)["block"]
+        p = shard(initial(MODEL, "block.0", 0, "float32"), comm.rank, 2)
+        x = np.ones((2, 64 // (2 if sp else 1), 128), "float32")
+        real = {name: getattr(module, f"{name}_backward_weight") for _, module, name in PARTS}
+
+        def slow(name, real=real):
+            def weight(wcache):
+                time.sleep(0.06)
+                return real[name](wcache)
+
+            return weight
+
+        try:
+            for _, module, name in PARTS:
+                setattr(module, f"{name}_backward_weight", slow(name))
+            taken = []
+            for _ in range(5):
+                y, cache = f.forward(x, p)
+                comm.Barrier()
+                start = time.monotonic()
+                f.backward(np.ones_like(y), cache, p)
+                taken.append(time.monotonic() - start)
+        finally:
+            for _, module, name in PARTS:
+                setattr(module, f"{name}_backward_weight", real[name])
+        seconds[overlap] = median(taken)
+        mesh.close()
+    assert seconds[False] >= 0.24
+    assert seconds[False] - seconds[True] > 0.06, seconds
+
+
 @mpi(2, timeout=120)
 @pytest.mark.slow
 @pytest.mark.parametrize("sp", ["", "keep"])

@@ -56,7 +56,7 @@ class Axis:
     ):
         self.name, self.rank, self.size, self.ledger = name, comm.rank, comm.size, ledger
         self._comm, self._move = comm, make_transport(comm, crowded)
-        self._like = {"ledger": ledger, "crowded": crowded, "link": link, "board": board}
+        self._like: dict = {"ledger": ledger, "crowded": crowded, "link": link, "board": board}
         self._parts: list[Axis] = []
         self._checker = Checker(comm, name, board) if wanted() and comm.size > 1 else None
         self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
