@@ -104,7 +104,7 @@ def test_one_error_above_its_bound_in_one_layout_is_enough_to_fail(result, key):
     row(result, "tp=2 dp=2 zero=3")[key] = value
     (text,) = failures(result)
     assert text.startswith("tp=2 dp=2 zero=3: ") and said in text
-    assert "Not equal: 1 of 12 layouts" in sentences(result)[0]
+    assert "Not equal: 1 of 13 layouts" in sentences(result)[0]
     json.loads(dumps(result))  # still JSON for every reader
 
 
@@ -121,7 +121,7 @@ def test_one_byte_on_one_rank_is_enough_to_fail(result, kind, part):
 
 def test_the_sentences_say_what_the_table_shows(result):
     """Other numbers, other sentences: the names and figures are looked up."""
-    assert sentences(result)[0].startswith("Equal: 12 layouts, ")
+    assert sentences(result)[0].startswith("Equal: 13 layouts, ")
     tp = row(result, "tp=4")
     tp["tokens_per_second"], tp["gradient_error"] = 1e6, 7e-13
     tp["wire_bytes"] = {"tp": [0] * 4, "pp": [0] * 4, "dp": [123_000_000] * 4}
@@ -198,7 +198,7 @@ def test_times_on_too_few_cores_are_marked(result):
     row(result, "tp=4")["crowded"] = True
     text = shown(result)
     assert "100*" in text and "*: more ranks than the 4 cores" in text
-    assert "shared by more ranks in 1 of 12 layouts" in sentences(result)[2]
+    assert "shared by more ranks in 1 of 13 layouts" in sentences(result)[2]
 
 
 def test_a_busy_machine_is_mentioned(result):
