@@ -78,37 +78,49 @@ for name, printed in (("1f1b", 0.2431), ("zb-h1", 0.1585), ("zb-h2", 0.1083)):
 
 # %% On two ranks, for real
 # Predicted: the simulator with the times that every action really took, and what messages took.
-# Measured: from all ranks' clocks.  They agree where two cores have nothing else to do.
+# Measured: from all ranks' clocks.  They agree where two cores have nothing else to do; with 20
+# steps each: scripts/bench bubble.
 
 model = ModelConfig(L=4, D=128, H=4, T=64)
-train = TrainConfig(global_batch=4 * M, init="random")
-table = {}
-for name in SCHEDULES:
+
+
+def run(name, M):
+    """Three steps of a schedule: predicted bubble, measured bubble, seconds; medians."""
+    train = TrainConfig(global_batch=4 * M, init="random")
     trainer = Trainer(model, train, Layout(pp=2, schedule=name, microbatches=M), comm)
-    steps = measured.steps(trainer, warm_up=2, count=5)
+    steps = comm.bcast(measured.steps(trainer, warm_up=1, count=3))
     trainer.close()
-    if steps:
-        fed = [simulate(t.schedule, measured.action_times(t), measured.delays([t])) for t in steps]
-        table[name] = (
-            np.median([t.bubble for t in fed]),
-            np.median([t.bubble for t in steps]),
-            np.median([t.makespan for t in steps]),
-            simulate(steps[0].schedule).bubble,
-            max(map(peak_in_flight, steps[0].schedule.orders)) / len(trainer.executor.chunks),
-        )
+    fed = [simulate(t.schedule, measured.action_times(t), measured.delays([t])) for t in steps]
+    bubbles = (np.median([t.bubble for t in timelines]) for timelines in (fed, steps))
+    return *bubbles, np.median([t.makespan for t in steps])
+
+
+some = ("gpipe", "1f1b", "interleaved", "zb-h1")
+table = {(name, m): run(name, m) for name in some for m in (2, 4, 8, 16)}
+once(
+    comm,
+    "\nbubble, predicted / measured      M = 2           M = 4           M = 8          M = 16",
+)
+for name in some:
+    cells = [f"{table[name, m][0]:6.1%} /{table[name, m][1]:6.1%}" for m in (2, 4, 8, 16)]
+    once(comm, f"    {name:22} {'  '.join(cells)}")
 
 # %% The table: bubble and memory
 # "Equal times" is the prediction for F = B = W.  Activations are those of a whole stage.
 
-once(comm, f"\n2 stages, {M} micro-batches     bubble                              step   held")
+once(comm, f"\n2 stages, {M} micro-batches           bubble                     step   held")
 once(comm, "                equal times  predicted  measured")
-for name, (predicted, got, seconds, equal, held) in table.items():
-    print(f"    {name:12}    {equal:6.1%}     {predicted:6.1%}    {got:6.1%}", end="")
-    print(f"{seconds:13.3f} s {held:6g}")
+for name in SCHEDULES:
+    predicted, got, seconds = table.get((name, M)) or run(name, M)
+    schedule = make(name, 2, M)
+    held = max(map(peak_in_flight, schedule.orders)) / len(schedule.chunks_of(0))
+    numbers = f"{simulate(schedule).bubble:10.1%} {predicted:10.1%} {got:9.1%}"
+    once(comm, f"    {name:12}{numbers} {seconds:11.3f} s {held:6g}")
 
 # %% Equal to serial
 # B and W apart, in any order between micro-batches, are the same additions: the same bits.
 
+train = TrainConfig(global_batch=4 * M, init="random")
 tokens, targets = data.load().batch(0, train.global_batch, model.T, seed=0)
 expected = loss_and_grads(initial_params(model, train), tokens, targets, M)
 for name in ("zb-h1", "zb-h2", "zb-v", "dualpipe-v"):

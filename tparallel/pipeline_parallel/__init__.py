@@ -3,7 +3,8 @@
 A schedule is data, and everything is done to the same data:
 
 ``schedule``   what one is: chunk -> stage, and the order of computations of every stage
-``schedules``  the eight of the field, each a short function; ``text`` reads your own
+``schedules`` ``zero_bubble``   the eight of the field, each a short function
+``text``       reads your own
 ``simulate``   runs it in virtual time; ``timeline`` says what comes out: makespan, bubble, path
 ``program``    adds the messages that it implies, by a local rule
 ``validate``   refuses what cannot run; ``messages`` refuses messages that do not meet

@@ -8,7 +8,7 @@ An action is a row of three integers, (operation, chunk, micro-batch), and a sta
 array of such rows, so that a thousand stages with thousands of micro-batches can be simulated.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,6 +66,12 @@ def schedule_of(name: str, M: int, placement: Iterable[int], orders: Iterable) -
         rows = np.array(order, np.int32).reshape(-1, 3)
         arrays.append(rows[rows[:, 2] < M])
     return Schedule(name, M, tuple(placement), tuple(arrays))
+
+
+def one_chunk_each(name: str, S: int, M: int, order_of: Callable) -> Schedule:
+    """Chunk i on stage i."""
+    orders = [[(op, stage, m) for op, m in order_of(stage)] for stage in range(S)]
+    return schedule_of(name, M, range(S), orders)
 
 
 def forward_only(schedule: Schedule) -> Schedule:
