@@ -7,6 +7,7 @@ the same on every rank, from a pure function of the configuration.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
+from typing import Any
 
 from .errors import ConfigError, LayoutError, TParallelError
 from .pipeline_parallel.schedules import make
@@ -240,7 +241,7 @@ class Layout:
                 )
             if key in values:
                 raise LayoutError(f"a layout names each key once: {text!r}. Leave one {key} away.")
-            kind = type(Layout.__dataclass_fields__[key].default)
+            kind: Any = type(Layout.__dataclass_fields__[key].default)
             values[key] = value if kind is str else kind(_whole(key, value))
         return Layout(**{**defaults, **values})
 

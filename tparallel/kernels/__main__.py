@@ -18,7 +18,8 @@ def compile_all() -> None:
         q, kv = np.ones((1, 2, 1, 4), dtype), np.ones((1, 2, 2, 1, 4), dtype)
         z, cache = fast.heads_forward(q, kv)
         fast.heads_backward(z, cache)
-        fast.adamw_update(*np.ones((4, 4), dtype), 0, 0.1, 0.0, TrainConfig())
+        w, g, m, v = np.ones((4, 4), dtype)
+        fast.adamw_update(w, g, m, v, 0, 0.1, 0.0, TrainConfig())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ runs in a fixed order, so the same input gives the same bits.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import float32, int32, njit, types
@@ -17,7 +18,7 @@ from ..serial.norm import EPS
 # Sums may be reordered into vectors, but NaN and infinity keep their meaning: a kernel that lost
 # them would hide a training that has broken down.
 REORDER = {"reassoc", "contract", "arcp", "nsz", "afn"}
-OPTIONS = {"cache": True, "fastmath": REORDER, "error_model": "numpy", "nogil": True}
+OPTIONS: Any = {"cache": True, "fastmath": REORDER, "error_model": "numpy", "nogil": True}
 LOWEST = -80.0  # e^-80 is a normal float32; below 1e-38 every product that meets it crawls
 
 
@@ -26,7 +27,6 @@ def exp(x):
     return math.exp(x)
 
 
-@intrinsic
 def _bits_as_float32(typingctx, x):
     def build(context, builder, signature, args):
         from llvmlite import ir
@@ -34,6 +34,9 @@ def _bits_as_float32(typingctx, x):
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), build
+
+
+bits_as_float32: Any = intrinsic(_bits_as_float32)
 
 
 @overload(exp, inline="always")
@@ -55,7 +58,7 @@ def _exp(x):
         p = p * r + np.float32(2.4022651e-1)
         p = p * r + np.float32(6.9314718e-1)
         p = p * r + np.float32(1.0)
-        return p * _bits_as_float32((int32(n) + int32(127)) << int32(23))
+        return p * bits_as_float32((int32(n) + int32(127)) << int32(23))
 
     return exp32
 
