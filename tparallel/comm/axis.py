@@ -67,7 +67,7 @@ class Axis:
         return self.start_all_reduce(x, what=what, op=op, out=out).wait()
 
     def start_all_reduce(self, x, *, what: str, op: str = "sum", out=None) -> Pending:
-        out = _room(out, x.shape, x.dtype)
+        out = _room(out, x.shape, x)
         if self.size == 1:
             out[...] = x
             return self._nothing(out)
@@ -99,7 +99,8 @@ class Axis:
 
         def finish():
             part = finish_sum()
-            out = part.copy().reshape(shape)
+            out = _room(None, shape, x)
+            out.reshape(-1)[...] = part
             self._spare.append(part.base)
             return out
 
@@ -127,7 +128,7 @@ class Axis:
         return self.start_all_gather(x, what=what, out=out).wait()
 
     def start_all_gather(self, x, *, what: str, out=None) -> Pending:
-        out = _room(out, (self.size * x.shape[0], *x.shape[1:]), x.dtype)
+        out = _room(out, (self.size * x.shape[0], *x.shape[1:]), x)
         if self.size == 1:
             out[...] = x
             return self._nothing(out)
@@ -279,13 +280,13 @@ def _nothing_more() -> None:
     pass
 
 
-def _room(out, shape, dtype):
-    """The array for a result: ``out`` if the caller has one that fits, else a new one."""
+def _room(out, shape, x):
+    """The array for a result: ``out`` if the caller has one that fits, else a new one like x."""
     if out is None:
-        return xp.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype:
+        return xp.empty_like(x, order="C", shape=shape)
+    if out.shape != shape or out.dtype != x.dtype:
         raise ValueError(
-            f"out must be like the result: it is {out.dtype} {out.shape}, the result {dtype} "
+            f"out must be like the result: it is {out.dtype} {out.shape}, the result {x.dtype} "
             f"{shape}. Leave out= away for a new array."
         )
     return out
