@@ -1,6 +1,9 @@
 """Every fast kernel is its plain twin: the same numbers, the same dtype, the same NaN."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,6 +129,30 @@ def test_a_number_that_is_not_finite_stays_so(bad):
     w, m, v = (np.zeros(8, np.float32) for _ in range(3))
     fast.adamw_update(w, x[0, 2], m, v, 0, 0.1, 0.0, TrainConfig())
     assert not np.isfinite(w[3])
+
+
+BITS = """
+import hashlib, numpy as np
+from tparallel.kernels import fast
+q, kv = (np.random.default_rng(n).normal(size=s).astype("f4")
+         for n, s in enumerate([(1, 100, 2, 16), (1, 100, 2, 2, 16)]))
+z, cache = fast.heads_forward(q, kv)
+_, norm = fast.layernorm_forward(z, z[0, 0, 0], z[0, 0, 1])
+arrays = [z, *fast.heads_backward(z, cache), *norm, *fast.gelu_forward(z)]
+print(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_has_the_same_bits_compiled_now_and_loaded_from_the_disk(tmp_path):
+    """Otherwise ranks that start while the kernels are being compiled would not agree."""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "TPARALLEL_KERNELS": "fast"}
+    compiled, loaded = (
+        subprocess.run([sys.executable, "-c", BITS], env=env, capture_output=True, check=True)
+        for _ in range(2)
+    )
+    assert any(tmp_path.rglob("*.nbi"))
+    assert compiled.stdout == loaded.stdout
 
 
 @pytest.mark.mpi

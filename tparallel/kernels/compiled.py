@@ -1,8 +1,9 @@
 """Loops over memory, compiled with numba: each is one pass where NumPy needs several.
 
-These are the inner loops of ``fast.py``; nothing else calls them.  float32 has its own
-exponential, a polynomial that becomes vector instructions; float64 uses the library's.  Every sum
-runs in a fixed order, so the same input gives the same bits.
+These are the inner loops of ``fast.py``; nothing else calls them.  They do not call each other:
+a function that is whole gives the same bits whether it was compiled now or loaded from the disk.
+float32 has its own exponential, a polynomial that becomes vector instructions; float64 uses the
+library's.
 """
 
 import math
@@ -134,44 +135,36 @@ def add_bias(y, b):
 
 
 @njit(**OPTIONS)
-def softmax_block(s, top, inverse, first, scale):
-    """Rows first, first+1, ... of causal scores s (H, rows, columns), in place: e^(scale (s − m))
-    with m the row's maximum, zero right of the diagonal.  ``top`` and ``inverse`` (H, T) keep
-    m and 1 / row sum."""
+def row_maxima(s, top, first):
+    """``top`` (H, T) ← the maximum of each row of causal scores s (H, rows, columns), which are the
+    rows first, first+1, ...  Apart from the exponentials, beside which it is not vectorised."""
     heads, rows, _ = s.shape
-    for h in range(heads):  # a loop of its own: beside the exponentials it is not vectorised
+    for h in range(heads):
         for i in range(rows):
             m = s[h, i, 0]
             for j in range(first + i + 1):
                 v = s[h, i, j]
                 m = v if v > m else m
             top[h, first + i] = m
-    softmax_block_again(s, top, inverse, first, scale)
 
 
 @njit(**OPTIONS)
-def softmax_block_again(s, top, inverse, first, scale):
-    """The same exponentials from scores s and the row maxima that were kept."""
+def exponentials(s, top, inverse, first, scale):
+    """s ← e^(scale (s − top)), zero right of the diagonal; ``inverse`` (H, T) ← 1 / row sum."""
     heads, rows, _ = s.shape
+    T = s.dtype.type
     for h in range(heads):
         for i in range(rows):
             seen = first + i + 1
-            total = _exponentials(s[h, i, :seen], top[h, seen - 1], scale)
-            inverse[h, seen - 1] = s.dtype.type(1) / total
+            row, m, total = s[h, i, :seen], top[h, seen - 1], T(0)
+            for j in range(row.size):
+                v = (row[j] - m) * scale
+                v = T(LOWEST) if v < T(LOWEST) else v
+                e = exp(v)
+                row[j] = e
+                total += e
+            inverse[h, seen - 1] = T(1) / total
             s[h, i, seen:] = 0
-
-
-@njit(**OPTIONS)
-def _exponentials(row, top, scale):
-    T = row.dtype.type
-    total = T(0)
-    for j in range(row.size):
-        v = (row[j] - top) * scale
-        v = T(LOWEST) if v < T(LOWEST) else v
-        e = exp(v)
-        row[j] = e
-        total += e
-    return total
 
 
 @njit(**OPTIONS)

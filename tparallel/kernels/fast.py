@@ -72,7 +72,7 @@ def heads_forward(q, kv, drop=NONE):
         _, _, v = _heads(q[b], kv[b])
         out, _, _ = _heads(z[b], kv[b])
         for i, j, e in _blocks(scores, room, b, q):
-            _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block)
+            _exponentials(q[b], kv[b], scores, b, i, j, e)
             np.matmul(_grouped(e, v), v[..., :j, :], out=out[..., i:j, :])
         z[b] *= scores.inverse[b].T[..., None]
     return z, (q, kv, scores, drop)
@@ -90,7 +90,7 @@ def heads_backward(dz, cache):
         dzb, _, _ = _heads(dz[b] * scores.inverse[b].T[..., None], kv[b])
         for i, j, e in _blocks(scores, room, b, q):
             if scores.kept is None:
-                _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block_again)
+                _exponentials(q[b], kv[b], scores, b, i, j, e, again=True)
             ds = ds_room[: e.size].reshape(e.shape)
             ds4, e4 = _grouped(ds, v), _grouped(e, v)
             np.matmul(dzb[..., i:j, :], v[..., :j, :].swapaxes(-1, -2), out=ds4)
@@ -108,7 +108,7 @@ def scores_again(q, kv, drop=NONE):
     scores = _empty_scores(q, keep=True)
     for b in range(len(q)):
         for i, j, e in _blocks(scores, None, b, q):
-            _exponentials(q[b], kv[b], scores, b, i, j, e, compiled.softmax_block)
+            _exponentials(q[b], kv[b], scores, b, i, j, e)
     return scores
 
 
@@ -119,11 +119,14 @@ def kept_scores(T: int, dropout: float = 0.0) -> int:
     return 2 * T + (_rectangles(T) if T <= KEEP else 0)
 
 
-def _exponentials(q, kv, scores, b, i, j, e, finish) -> None:
-    """e (H, j − i, j): the scores of rows i to j of sequence b, then ``finish`` (compiled.py)."""
+def _exponentials(q, kv, scores, b, i, j, e, again: bool = False) -> None:
+    """e (H, j − i, j) ← the exponentials of rows i to j of sequence b; ``again``: their maxima
+    are known."""
     queries, k, _ = _heads(q, kv)
     np.matmul(queries[..., i:j, :], k[..., :j, :].swapaxes(-1, -2), out=_grouped(e, k))
-    finish(e, scores.top[b], scores.inverse[b], i, _scale(q))
+    if not again:
+        compiled.row_maxima(e, scores.top[b], i)
+    compiled.exponentials(e, scores.top[b], scores.inverse[b], i, _scale(q))
 
 
 def _blocks(scores, room, b: int, q):
