@@ -93,7 +93,7 @@ def make_exact(trainer: Trainer) -> Trainer:
     if kernels.name != "plain" or trainer.train.dtype != "float64" or tokens & (tokens - 1):
         raise ConfigError(
             "exact sums need float64, plain kernels and a power of two of tokens per batch: "
-            f"dtype = {trainer.train.dtype}, kernels = {kernels.name}, tokens = {tokens}. Use dtype = "
+            f"dtype = {trainer.train.dtype}, kernels = {kernels.name}, tokens = {tokens}. Use "
             "float64, TPARALLEL_KERNELS=plain and another T or global_batch."
         )
     executor, store = trainer.executor, trainer.store
