@@ -89,8 +89,8 @@ assert np.array_equal(one, in_order)
 # own send to be received, and only then received, all would wait for ever.
 
 right, left = (axis.rank + 1) % n, (axis.rank - 1) % n
-posted = axis.send(x, to=right, tag=7, what="to the right")
-received = axis.recv(np.empty_like(x), source=left, tag=7, what="from the left")
+posted = axis.send(x, to=right, tag=7, what="around the ring")
+received = axis.recv(np.empty_like(x), source=left, tag=7, what="around the ring")
 posted.wait()
 once(comm, "\na ring of messages")
 everyone(comm, f"sent {x[0]:.0f}..., received {received[0]:.0f}... from rank {left}")
