@@ -34,7 +34,7 @@ DRAWN: dict[str, tuple] = {
     "L": (1, 2, 3, 4, 8),
     "H": (1, 2, 3, 4, 6),
     "Hkv": (0, 1, 2, 3),
-    "K": (1, 2, 4),
+    "K": (4, 8),  # a norm over one or two numbers has no gradient to compare
     "F": (6, 8, 12, 24),
     "T": (1, 2, 6, 8, 12),
     "V": (2, 3, 5, 32, 37),
