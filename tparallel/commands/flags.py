@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from ..config import Layout, ModelConfig, TrainConfig, replace
+from ..config import PRESETS, Layout, ModelConfig, TrainConfig, preset, replace
 from ..layouts import microbatches
 from ..pipeline_parallel.schedules import SCHEDULES
 
@@ -16,7 +16,16 @@ HELP = {
     "V": "vocabulary; 256 holds every byte, 259 adds special tokens",
     "F": "feed-forward width",
     "Hkv": "key/value heads, each read by as many of the H",
+    "K": "head size",
     "tied": "one table for the embedding and the head",
+    "norm": "layernorm or rmsnorm",
+    "norm_eps": "what norms add to the variance",
+    "position": "learned (a table of T vectors) or rope (q and k turned by angles)",
+    "rope_theta": "rope: base of the angles; larger turns slower",
+    "rope_scaling": "rope for longer texts: none, or linear, dynamic, llama3 or yarn with their "
+    "numbers, as in llama3:factor=32,original=8192",
+    "mlp": "gelu, or swiglu (a gate beside the input)",
+    "bias": "of linear layers: all, qkv or none",
     "tp": "ranks that share the work of each layer",
     "pp": "pipeline stages: ranks that hold different layers",
     "dp": "ranks that work on different rows of the batch",
@@ -55,6 +64,7 @@ HELP = {
 DEFAULTS = {  # where the field's own default would not say it
     "F": "4 D",
     "Hkv": "H",
+    "K": "D / H",
     "sp": "none",
     "quantise": "none",
     "dp": "the ranks that tp × pp leave over",
@@ -69,6 +79,14 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
     for config in configs:
         about = (config.__doc__ or "").splitlines()[0].replace("`", "")
         group = parser.add_argument_group(config.__name__.removesuffix("Config").lower(), about)
+        if config is ModelConfig:
+            group.add_argument(
+                "--model",
+                default=argparse.SUPPRESS,
+                metavar="NAME",
+                help="sizes and architecture by name; the flags below replace single values: "
+                f"{', '.join(PRESETS)} (default: gpt2)",
+            )
         for field in fields(config):
             flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
             default = DEFAULTS.get(field.name, "no" if field.default is False else field.default)
@@ -85,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
-    return ModelConfig(**_given(args, ModelConfig))
+    return preset(getattr(args, "model", "gpt2"), **_given(args, ModelConfig))
 
 
 def train_config(args: argparse.Namespace) -> TrainConfig:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backend import xp
 from ..config import ModelConfig
+from ..errors import ConfigError
 
 
 def layer_names(L: int) -> list[str]:
@@ -21,6 +22,11 @@ def layer_names(L: int) -> list[str]:
 
 def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     """{layer: {name: shape}}, of everything that is stored."""
+    if (c.norm, c.position, c.mlp, c.bias) != ("layernorm", "learned", "gelu", "all"):
+        raise ConfigError(
+            "only GPT-2's architecture can be computed yet: norm, position, mlp, bias = "
+            f"{c.norm}, {c.position}, {c.mlp}, {c.bias}. Use model gpt2."
+        )
     embed = {"w_tok": (c.V, c.D), "w_pos": (c.T, c.D)}
     block = {
         "norm1.g": (c.D,),
