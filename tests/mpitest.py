@@ -48,8 +48,11 @@ START = 60  # seconds for all ranks to enter the test, on a machine that is busy
 LAST_RESORT = 10  # seconds after all these when a rank ends itself, were pytest gone
 
 
-def mpi(*sizes: int, timeout: float = 30) -> Callable[[Callable], Callable]:
-    """Decorate ``def test_x(comm, ...)`` to run on each of ``sizes`` ranks; see the module."""
+def mpi(
+    *sizes: int, timeout: float = 30, env: dict[str, str] | None = None
+) -> Callable[[Callable], Callable]:
+    """Decorate ``def test_x(comm, ...)`` to run on each of ``sizes`` ranks, with these variables in
+    their environment; see the module."""
 
     def decorate(function: Callable) -> Callable:
         if FOLDER in os.environ:
@@ -60,7 +63,7 @@ def mpi(*sizes: int, timeout: float = 30) -> Callable[[Callable], Callable]:
 
         @functools.wraps(function)
         def test(ranks: int, **arguments):
-            _run(function, ranks, arguments, timeout)
+            _run(function, ranks, arguments, timeout, env or {})
 
         wanted = [p for name, p in signature.parameters.items() if name != "comm"]
         ranks = inspect.Parameter("ranks", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -103,7 +106,9 @@ def mpirun(ranks: int, *argv: str, timeout: float = 60, env: dict | None = None)
     return Ended(job.process.returncode, text, seconds)
 
 
-def _run(function: Callable, ranks: int, arguments: dict, timeout: float) -> None:
+def _run(
+    function: Callable, ranks: int, arguments: dict, timeout: float, more: dict[str, str]
+) -> None:
     """pytest's side: start the job, watch the files, end the job, pass or fail."""
     script = [__file__, inspect.getfile(function), function.__name__, _encode(arguments)]
     with (
@@ -112,7 +117,7 @@ def _run(function: Callable, ranks: int, arguments: dict, timeout: float) -> Non
     ):
         folder = Path(name)
         states = functools.partial(_states, folder, ranks)
-        env = {**RANK_ENV, FOLDER: name, "MPITEST_TIMEOUT": str(timeout)}
+        env = {**RANK_ENV, **more, FOLDER: name, "MPITEST_TIMEOUT": str(timeout)}
         job = launch.Job(ranks, script, env=env, stdout=out, stderr=out)
 
         def over() -> bool:

@@ -1,23 +1,33 @@
-"""How an array reaches MPI: ``Direct`` hands MPI the array itself, ``Staged`` a copy on the host.
+"""How an array reaches MPI: ``Direct`` hands MPI the array itself, ``Staged`` (staged.py) a copy in
+pinned host memory.
 
 NumPy arrays always go direct.  CuPy arrays go direct where the MPI library is CUDA-aware, and
-through pinned host memory where it is not: a wrong "yes" would be a segmentation fault.  Three
-rules hold for both and live only here: an array is C-contiguous (MPI would accept Fortran order
-and deliver it transposed), half precision travels as 16-bit integers (no MPI knows bfloat16, and
-nothing here asks MPI for a sum of it), and all kernels that write it are finished before MPI
-looks at it.
+staged where it is not: a wrong "yes" would be a segmentation fault.  ``TPARALLEL_TRANSPORT``
+chooses another.  Three rules hold for all and live only here: an array is C-contiguous (MPI would
+accept Fortran order and deliver it transposed), half precision travels as 16-bit integers (no MPI
+knows bfloat16, and nothing here asks MPI for a sum of it), and all kernels that write it are
+finished before MPI looks at it.
 """
 
 import ctypes
 import os
+import sys
 import time
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from mpi4py import MPI
 
-from ..backend import synchronize, to_host, xp
+from ..backend import name as backend
+from ..backend import synchronize, xp
+from ..errors import ConfigError
 
 DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8")
+TRANSPORTS = {
+    "direct": "MPI is handed the arrays",
+    "staged": "MPI is handed copies in pinned host memory",
+}
 NAP = 50e-6  # seconds between two looks at a request, where ranks outnumber cores
 
 
@@ -44,68 +54,45 @@ class Moving:
 class Direct:
     """MPI reads and writes the arrays in place."""
 
-    def __init__(self, comm, naps: bool = False):
-        self.comm, self.naps = comm, naps
+    def __init__(self, comm, naps: bool = False, synchronize: Callable = synchronize):
+        self.comm, self.naps, self.synchronize = comm, naps, synchronize
 
     def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
         """Cut ``send`` into consecutive pieces, one per rank; receive everybody's piece for me."""
-        out = [_ready(send), (send_counts, _starts(send_counts))]
-        into = [_ready(recv), (recv_counts, _starts(recv_counts))]
-        return self._moving(self.comm.Ialltoallv(out, into), send, recv)
+        out, into = self._ready(send, recv)
+        request = self.comm.Ialltoallv(
+            [out, (send_counts, _starts(send_counts))], [into, (recv_counts, _starts(recv_counts))]
+        )
+        return self._moving(request, send, recv)
 
     def all_gather(self, send, recv, recv_counts) -> Moving:
         """Everybody's ``send``, one after the other, in ``recv``."""
-        into = [_ready(recv), (recv_counts, _starts(recv_counts))]
-        return self._moving(self.comm.Iallgatherv(_ready(send), into), send, recv)
+        out, into = self._ready(send, recv)
+        request = self.comm.Iallgatherv(out, [into, (recv_counts, _starts(recv_counts))])
+        return self._moving(request, send, recv)
 
     def broadcast(self, x, root: int) -> Moving:
-        return self._moving(self.comm.Ibcast(_ready(x), root), x)
+        return self._moving(self.comm.Ibcast(*self._ready(x), root), x)
 
     def send(self, x, to: int, tag: int) -> Moving:
-        return self._moving(self.comm.Isend(_ready(x), to, tag), x)
+        return self._moving(self.comm.Isend(*self._ready(x), to, tag), x)
 
     def receive(self, x, source: int, tag: int) -> Moving:
-        return self._moving(self.comm.Irecv(_ready(x), source, tag), x)
+        return self._moving(self.comm.Irecv(*self._ready(x), source, tag), x)
 
     def _moving(self, request, *arrays) -> Moving:
         return Moving(request, arrays, self.naps)
 
-
-class Staged:
-    """The same verbs for arrays that MPI cannot see: copy to the host, move, copy back."""
-
-    def __init__(self, comm, naps: bool = False):
-        self.host = Direct(comm, naps)
-
-    def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
-        into = np.empty(recv.shape, recv.dtype)
-        moving = self.host.all_to_all(to_host(send), send_counts, into, recv_counts)
-        return _then(moving, lambda: recv.set(into))
-
-    def all_gather(self, send, recv, recv_counts) -> Moving:
-        into = np.empty(recv.shape, recv.dtype)
-        moving = self.host.all_gather(to_host(send), into, recv_counts)
-        return _then(moving, lambda: recv.set(into))
-
-    def broadcast(self, x, root: int) -> Moving:
-        copy = to_host(x)
-        return _then(self.host.broadcast(copy, root), lambda: x.set(copy))
-
-    def send(self, x, to: int, tag: int) -> Moving:
-        return self.host.send(to_host(x), to, tag)
-
-    def receive(self, x, source: int, tag: int) -> Moving:
-        into = np.empty(x.shape, x.dtype)
-        return _then(self.host.receive(into, source, tag), lambda: x.set(into))
+    def _ready(self, *arrays) -> list:
+        """The arrays as MPI may look at them, now: one wait for all of them."""
+        for x in arrays:
+            check(x)
+        self.synchronize()
+        return [x.view(np.uint16) if x.dtype.itemsize == 2 else x for x in arrays]
 
 
-def _then(moving: Moving, after) -> Moving:
-    moving.after = after
-    return moving
-
-
-def _ready(x):
-    """The array, if MPI may look at it now."""
+def check(x) -> None:
+    """Errors: what MPI would deliver wrongly, or not at all."""
     if not x.flags.c_contiguous:
         raise ValueError(
             f"MPI moves C-contiguous arrays: shape {x.shape} has strides {x.strides}. "
@@ -115,14 +102,41 @@ def _ready(x):
         raise TypeError(
             f"MPI moves {', '.join(DTYPES)}: this array is {x.dtype.name}. Convert it first."
         )
-    synchronize()
-    return x.view(xp.uint16) if x.dtype.itemsize == 2 else x
 
 
-def make_transport(comm, crowded: bool) -> Direct | Staged:
-    """``crowded``: more ranks than cores on this node.  Only MPICH's waiting ranks need to nap."""
+def make_transport(comm, crowded: bool):
+    """``Direct`` or ``Staged`` (see ``chosen``).  ``crowded``: more ranks than cores on
+    this node.  Only MPICH's waiting ranks need to nap."""
     naps = crowded and MPI.get_vendor()[0] == "MPICH"
-    return Direct(comm, naps) if xp is np or cuda_aware()[0] else Staged(comm, naps)
+    name, why = chosen()
+    if name == "direct":
+        return Direct(comm, naps)
+    from .staged import Staged  # which imports from here
+
+    _say_once(name, why)
+    return Staged(comm, naps)
+
+
+def chosen() -> tuple[str, str]:
+    """The transport's name, and why this one.  Errors: ConfigError for one that cannot be."""
+    wanted = os.environ.get("TPARALLEL_TRANSPORT", "")
+    if wanted not in ("", *TRANSPORTS) or (wanted not in ("", "direct") and xp is np):
+        raise ConfigError(
+            f"TPARALLEL_TRANSPORT must be one of {', '.join(TRANSPORTS)}, and direct for NumPy "
+            f"arrays: it is {wanted!r}, backend {backend}. Unset it."
+        )
+    if wanted:
+        return wanted, f"TPARALLEL_TRANSPORT={wanted}"
+    if xp is np:
+        return "direct", "NumPy arrays lie in the host's memory"
+    aware, why = cuda_aware()
+    return ("direct" if aware else "staged"), why
+
+
+@cache
+def _say_once(name: str, why: str) -> None:
+    if MPI.COMM_WORLD.rank == 0:
+        print(f"transport: {TRANSPORTS[name]} ({why})", file=sys.stderr, flush=True)
 
 
 def cores() -> int:

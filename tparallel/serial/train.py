@@ -25,6 +25,7 @@ def zeros_like(params: dict) -> dict:
 
 def loss_and_grads(params: dict, tokens, targets, microbatches: int = 1, drop: Dropout = NONE):
     """Loss in nats per token and the gradient of every parameter, over the global batch (G, T)."""
+    tokens, targets = xp.asarray(tokens), xp.asarray(targets)
     grads, loss = zeros_like(params), 0.0
     rows = len(tokens) // microbatches
     for i in range(0, len(tokens), rows):

@@ -33,7 +33,7 @@ def embed_backward_weight(wcache, tp, V):
     dx, tokens, tok_shape, pos_shape = wcache
     local, mine = local_tokens(tokens, tp, V)
     dtok = xp.zeros(tok_shape, dx.dtype)
-    xp.add.at(dtok, local[mine], dx[mine])  # a token that occurs twice collects twice
+    xp.add.at(dtok, local, dx * mine[..., None])  # a token that occurs twice collects twice
     dpos = xp.zeros(pos_shape, dx.dtype)
     dpos[: dx.shape[1]] = dx.sum(0)
     return {"w_tok": dtok, "w_pos": dpos}

@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 
-from ..backend import xp
+from ..backend import to_host, xp
 
 
 def totals(store, loss: float) -> tuple[float, float]:
@@ -21,14 +21,16 @@ def totals(store, loss: float) -> tuple[float, float]:
     """
     mesh = store.mesh
     share = loss if mesh.tp.rank == 0 else 0.0
-    both = xp.asarray(np.array([share, square_sum(store)]))
+    both = xp.empty(2, np.float64)
+    both[0], both[1] = share, square_sum(store)
     for axis in (mesh.tp, mesh.pp, mesh.dp):
         both = axis.all_reduce(both, what="loss and norm")
-    return float(both[0]), sqrt(float(both[1]))
+    both = to_host(both)
+    return float(both[0]), sqrt(both[1])
 
 
-def square_sum(store) -> float:
-    """This rank's share of Σ g²."""
+def square_sum(store):
+    """This rank's share of Σ g², where the gradients are: nobody has waited for it."""
     mesh, total = store.mesh, 0.0
     if store.replicas and store.replicas.rank > 0:
         return total
@@ -40,5 +42,5 @@ def square_sum(store) -> float:
         start = store.shard.rank * part.shard
         for span in part.spans(start, start + part.shard, store.counts_here):
             wide = g[span].astype(store.train.compute_dtype, copy=False)
-            total += float(xp.vdot(wide, wide))
+            total = total + xp.vdot(wide, wide).astype(np.float64)
     return total / store.loss_scale.scale**2

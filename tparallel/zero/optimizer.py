@@ -9,6 +9,9 @@ Source: Rajbhandari et al. 2020, section 5.1
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from ..backend import xp
 from ..config import TrainConfig
 from ..kernels import adamw_update
 from ..serial.adamw import learning_rate, sgd_update
@@ -16,7 +19,7 @@ from ..serial.parameters import decayed
 from .offload import Placement
 from .partition import Partition
 
-CHUNK = 1 << 15  # elements
+CHUNK = 1 << 15 if xp is np else 1 << 26  # elements: what a CPU's cache holds; a kernel's worth
 
 
 class Optimizer:
