@@ -21,6 +21,10 @@ class DataError(TParallelError):
     """A text that cannot be read or is too short to train on."""
 
 
+class WeightsError(TParallelError):
+    """A folder of weights that cannot be read, or that is of a model not computed here."""
+
+
 class ReplicaError(Exception):
     """Copies that must be equal are not.  Raised on every rank alike, between two steps."""
 

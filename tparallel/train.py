@@ -2,6 +2,8 @@
 schedule, the layers' functions to tensor parallelism, and the parameters to a ZeRO store.
 """
 
+from collections.abc import Callable
+
 from .backend import to_host
 from .comm.link import Link
 from .comm.mesh import Mesh
@@ -22,7 +24,12 @@ from .zero.store import Store
 
 
 class Trainer:
-    """This rank's part of one model in training: ``mesh``, ``store``, ``executor``."""
+    """This rank's part of one model in training: ``mesh``, ``store``, ``executor``.
+
+    ``start(unit, tp rank, tp size, dtype)`` gives this rank's first values of a layer, such as
+    ``weights.Folder.part``; None: those of ``initial``.  One that never ``learns`` holds no
+    gradients and no optimizer's state: evaluate.py asks it.
+    """
 
     def __init__(
         self,
@@ -31,9 +38,11 @@ class Trainer:
         layout: Layout,
         comm,
         link: Link | None = None,
+        start: Callable[..., dict] | None = None,
+        learns: bool = True,
     ):
         check(model, train, layout, comm.size)
-        self.model, self.train, self.layout = model, train, layout
+        self.model, self.train, self.layout, self.start = model, train, layout, start
         self.schedule = make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
         self.forwards = forward_only(self.schedule)
         where = self.schedule.placement
@@ -48,6 +57,7 @@ class Trainer:
             train,
             model.tied,
             self._counts_here,
+            learns,
         )
         tp = region(mesh.tp, model, layout)
         self.held = tp.tokens(model.T)  # the positions of x on this rank
@@ -63,9 +73,11 @@ class Trainer:
         self.timeline: list = []
 
     def _initial(self, unit: str) -> dict:
-        t = self.train
+        t, tp = self.train, self.mesh.tp
+        if self.start:
+            return self.start(unit, tp.rank, tp.size, t.compute_dtype)
         whole = initial(self.model, unit, t.seed, t.compute_dtype, t.init)
-        return shard(whole, self.mesh.tp.rank, self.mesh.tp.size)
+        return shard(whole, tp.rank, tp.size)
 
     def _counts_here(self, key: tuple[str, str]) -> bool:
         unit, name = key
@@ -83,7 +95,7 @@ class Trainer:
 
     def forward_backward(self, tokens, targets, after=None, step: int = 0) -> float:
         """Gradients of the global batch, summed, into the store; this rank's part of the loss."""
-        mine = self._mine(tokens), self._mine(targets)
+        mine = self.mine(tokens), self.mine(targets)
         loss, self.timeline = self.executor.run(
             self.schedule, *mine, tokens.size, after, self._drop(step)
         )
@@ -92,7 +104,7 @@ class Trainer:
 
     def evaluate(self, tokens, targets) -> float:
         """Loss of a global batch (G, T), without gradients, the same on every rank."""
-        mine = self._mine(tokens), self._mine(targets)
+        mine = self.mine(tokens), self.mine(targets)
         loss, _ = self.executor.run(self.forwards, *mine, tokens.size)
         return totals(self.store, loss)[0]
 
@@ -106,7 +118,7 @@ class Trainer:
             t=self.held.start,
         ).of(self.train.seed, step)
 
-    def _mine(self, rows):
+    def mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""
         G, T = self.train.global_batch, self.model.T
         if rows.shape != (G, T):

@@ -43,9 +43,10 @@ class Store:
         train: TrainConfig,
         tied: bool,
         counts_here: Callable[[tuple[str, str]], bool],  # of (layer, name), among tp ranks
+        learns: bool = True,  # else parameters are all there is
     ):
         self.zero, self.mesh, self.train, self.tied = zero, mesh, train, tied
-        self.counts_here, layout = counts_here, mesh.layout
+        self.counts_here, self.learns, layout = counts_here, learns, mesh.layout
         self.moves = Moves(mesh)
         self.shard, self.replicas = self.moves.shard, self.moves.replicas
         self.dtype = storage_dtype(train.dtype)
@@ -75,10 +76,12 @@ class Store:
         self.partitions[b] = part
         self.bucket_of |= dict.fromkeys(joined, b)
         flat = part.flatten(arrays, self.train.compute_dtype)
-        self.optimizer.add(b, self._kept("optimizer", b, flat))
+        if self.learns:
+            self.optimizer.add(b, self._kept("optimizer", b, flat))
         flat = flat.astype(self.dtype, copy=False)
         self.params[b] = self._kept("params", b, flat)
-        self.grads[b] = xp.zeros(len(self._kept("grads", b, flat)), self.dtype)
+        if self.learns:
+            self.grads[b] = xp.zeros(len(self._kept("grads", b, flat)), self.dtype)
 
     def sharded(self, kind: str) -> bool:
         return self.zero >= SHARDED_FROM[kind]

@@ -1,0 +1,10 @@
+"""Weights that others made, and weights for others: folders in Hugging Face's format.
+
+Read in this order: blocks.py (where an array of ours lies in one of theirs), architectures.py (the
+tables of names), settings.py (config.json), files.py (safetensors), folder.py (every rank reads
+its own slices), export.py (the same tables, the other way).
+"""
+
+from .folder import Folder
+
+__all__ = ["Folder"]

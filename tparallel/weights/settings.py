@@ -1,0 +1,93 @@
+"""config.json <-> ModelConfig, by the table of its architecture."""
+
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import WeightsError
+from .architectures import ARCHITECTURES, Architecture
+
+ELSEWHERE = {  # keys that change what a model computes, in whatever family they occur
+    "quantization_config": "quantised weights",
+    "num_experts": "a mixture of experts",
+    "num_local_experts": "a mixture of experts",
+    "n_routed_experts": "a mixture of experts",
+    "alibi": "ALiBi positions",
+    "use_qk_norm": "normed queries and keys",
+    "qk_layernorm": "normed queries and keys",
+    "attn_logit_softcapping": "capped scores",
+    "final_logit_softcapping": "capped logits",
+}
+
+
+def architecture_of(config: dict, where: str) -> Architecture:
+    """The table that reads this model.  Errors: WeightsError where there is none."""
+    said = config.get("architectures") or [_class_of(config.get("model_type"))]
+    known = [name for name in said if name in ARCHITECTURES]
+    if not known:
+        raise WeightsError(
+            f"a model must be of an architecture that is known here: {where} says "
+            f"{', '.join(map(str, said))}. Use a model of {_either(ARCHITECTURES)}."
+        )
+    return ARCHITECTURES[known[0]]
+
+
+def model_config(config: dict, where: str) -> ModelConfig:
+    """What config.json says, in our letters.  ``where`` names the file in errors.
+
+    Errors: WeightsError where it asks for what is not computed here.
+    """
+    a = architecture_of(config, where)
+    for key, what in ELSEWHERE.items():
+        if config.get(key):
+            raise _refuse(where, key, config[key], f"{what}, which this program does not compute")
+    for key, allowed in a.only.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise _refuse(where, key, config[key], f"here it can be {_either(map(repr, allowed))}")
+    fields: dict[str, Any] = dict(a.is_this)
+    for key, ours, default in a.settings:
+        value = config.get(key, default)
+        if value is not None:
+            fields[ours] = value
+    return ModelConfig(**{k: v for k, v in fields.items() if k in ModelConfig.__dataclass_fields__})
+
+
+def config_json(c: ModelConfig, dtype: str) -> dict:
+    """The config.json of a model of ours, stored in ``dtype``.
+
+    Errors: WeightsError where no known architecture is such a model.
+    """
+    a = architecture_for(c)
+    out: dict[str, Any] = {"architectures": [a.name], "model_type": a.model_type}
+    out |= {key: getattr(c, ours, default) for key, ours, default in a.settings}
+    out |= {key: allowed[0] for key, allowed in a.only.items()}
+    return out | {"torch_dtype": dtype}
+
+
+def architecture_for(c: ModelConfig) -> Architecture:
+    """Which of the known ones is this model?"""
+    for a in ARCHITECTURES.values():
+        if a.fits(c) and all(getattr(c, ours, value) == value for ours, value in a.is_this.items()):
+            return a
+    asked = ", ".join(f"{f} = {getattr(c, f, None)}" for f in (*a.is_this, "H", "Hkv", "K", "D"))
+    ways = (" ".join(f"{k} = {v}" for k, v in a.is_this.items()) for a in ARCHITECTURES.values())
+    raise WeightsError(
+        "a model can be exported if it is of a known architecture: this one has "
+        f"{asked}. Train one with {'; or '.join(ways)}."
+    )
+
+
+def _class_of(model_type: Any) -> str:
+    return next((a.name for a in ARCHITECTURES.values() if a.model_type == model_type), "nothing")
+
+
+def _refuse(where: str, key: str, value: Any, why: str) -> WeightsError:
+    shown = str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."
+    return WeightsError(
+        f"a model must be one that this program computes: {where} has {key} = {shown}: {why}. "
+        "Use another model, or one that was trained without it."
+    )
+
+
+def _either(words: Any) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
