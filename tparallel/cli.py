@@ -26,6 +26,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "compare": Command("every layout beside serial: equal? bytes, waiting, time", ranks=4),
     "train": Command("train one layout on a text", ranks=1),
+    "eval": Command("the loss of a model on a text, and its logits, in any layout", ranks=1),
+    "export": Command("write a model's weights as a folder that transformers loads"),
     "schedule": Command("a pipeline schedule: draw it, check it, predict it, run it"),
     "verify": Command("every layout against one process: a grid of answers", ranks=8),
     "sabotage": Command("known bugs, put in: does a check notice, does the loss?", ranks=4),
@@ -36,6 +38,7 @@ COMMANDS = {
 EXAMPLES = """examples:
   tparallel compare                                 all layouts for 4 ranks, side by side
   tparallel train --tp 2 --pp 2 --steps 100         one layout, 4 ranks
+  tparallel eval --weights gpt2 --data book.txt     a model in Hugging Face's format
   mpirun -n 8 python -m tparallel compare           under a launcher of your own
   tparallel where block.0.mlp.w_in --tp 2 --dp 2 --zero 3
   tparallel schedule 1f1b --stages 4 --microbatches 8

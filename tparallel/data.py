@@ -2,7 +2,8 @@
 
 A token is a byte, so that any file in any encoding can be read, and V = 256 holds them all.  A
 larger V adds special tokens: 256 ends a document where another follows, 257 and 258 are reserved
-for what comes later, and any beyond never occur.
+for what comes later, and any beyond never occur.  A model that others have trained has tokens of
+its own (tokenizer.py).
 
 Every rank reads the text itself: the default one ships with Python, a file system is shared, and
 no rank's memory is anybody else's bottleneck.  That all of them read the *same* bytes (two hosts
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .tokenizer import Tokenizer
 
 BYTES = 256
 END = 256  # between two documents, where the vocabulary has room for it
@@ -40,7 +42,8 @@ class Corpus:
     documents: int
     size: int  # bytes
     sha256: str  # of all bytes, as ``cat FILE... | sha256sum`` prints it
-    tokens: np.ndarray  # (N,) uint8, or uint16 where V > 256
+    tokens: np.ndarray  # (N,) uint8, uint16 where V > 256, or uint32 of a tokenizer
+    sizes: np.ndarray | None = None  # (V,) bytes that each token stands for; None: tokens are bytes
 
     @property
     def split(self) -> int:
@@ -90,9 +93,11 @@ class Corpus:
         return rows[:, :-1], rows[:, 1:]
 
 
-def load(files: Sequence[str | Path] | None = None, V: int = BYTES) -> Corpus:
+def load(
+    files: Sequence[str | Path] | None = None, V: int = BYTES, tokenizer: Tokenizer | None = None
+) -> Corpus:
     """The text of ``files``: paths, or ``topics`` (the default) or ``stdlib``, which every Python
-    brings along.
+    brings along.  Its tokens are the tokenizer's, or else bytes.
 
     Errors: DataError when a file cannot be read, or when V has no token for some byte.
     """
@@ -100,18 +105,26 @@ def load(files: Sequence[str | Path] | None = None, V: int = BYTES) -> Corpus:
     names = [name for name, _ in found]
     documents = [text for _, texts in found for text in texts]
     whole = b"".join(documents)
+    identity: dict[str, Any] = {
+        "name": " + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
+        "documents": len(documents),
+        "size": len(whole),
+        "sha256": hashlib.sha256(whole).hexdigest(),
+    }
+    if tokenizer:
+        parts = [tokenizer.encode(text, identity["name"]) for text in documents]
+        tokens = _joined(parts, tokenizer.end, np.uint32)
+        return Corpus(**identity, tokens=tokens, sizes=tokenizer.sizes)
     top = max(whole, default=0)
     if top >= V:
         raise DataError(
             f"the vocabulary must have a token for every byte: the text has byte {top}, V = {V}. "
             f"Use V = {BYTES}" + (" or pure ASCII text." if V >= 128 else ".")
         )
+    if V <= END:
+        return Corpus(**identity, tokens=np.frombuffer(whole, np.uint8))
     return Corpus(
-        name=" + ".join(names[:3]) + (f" + {len(names) - 3} more" if len(names) > 3 else ""),
-        documents=len(documents),
-        size=len(whole),
-        sha256=hashlib.sha256(whole).hexdigest(),
-        tokens=_tokens(documents, V),
+        **identity, tokens=_joined([np.frombuffer(t, np.uint8) for t in documents], END, np.uint16)
     )
 
 
@@ -133,24 +146,22 @@ def agree(corpus: Corpus, comm: Any) -> None:
         )
 
 
-def bits_per_byte(loss: float, targets: np.ndarray) -> float:
+def bits_per_byte(loss: float, targets: np.ndarray, sizes: np.ndarray | None = None) -> float:
     """``loss`` (nats per token, the mean over ``targets``) as bits per byte:
 
         loss · tokens / (ln 2 · bytes)
 
     Special tokens are predicted and paid for, but are no bytes: with V = 256 this is loss / ln 2.
-    NaN where the targets hold no byte at all.
+    ``sizes``: bytes per token, a Corpus's.  NaN where the targets hold no byte at all.
     """
-    count = int((targets < BYTES).sum())
+    count = int((targets < BYTES).sum() if sizes is None else sizes[targets].sum())
     return loss * targets.size / (log(2) * count) if count else float("nan")
 
 
-def _tokens(documents: list[bytes], V: int) -> np.ndarray:
-    if V <= END:
-        return np.frombuffer(b"".join(documents), np.uint8)
-    parts: list[np.ndarray] = []
-    for text in documents:
-        parts += [np.frombuffer(text, np.uint8).astype(np.uint16), np.array([END], np.uint16)]
+def _joined(documents: list[np.ndarray], end: int | None, dtype: type) -> np.ndarray:
+    """One row of all documents, ``end`` between two of them, where there is such a token."""
+    between: np.ndarray = np.array([] if end is None else [end], dtype)
+    parts: list[np.ndarray] = [part.astype(dtype) for text in documents for part in (text, between)]
     return np.concatenate(parts[:-1])
 
 

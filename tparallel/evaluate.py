@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import launch
 from .backend import to_host, xp
 from .comm.mesh import Coords, rank_of
 from .pipeline_parallel.schedule import F
@@ -30,16 +31,25 @@ class Evaluator:
         trainer.executor.loss_forward = self._loss
         last = trainer.forwards.chunks - 1
         self.stage = trainer.forwards.placement[last]
-        self.order = [a.microbatch for a in trainer.forwards.actions(self.stage) if a[:2] == (F, last)]
+        self.order = [
+            a.microbatch for a in trainer.forwards.actions(self.stage) if a[:2] == (F, last)
+        ]
 
-    def loss(self, tokens: np.ndarray, targets: np.ndarray, take: Take | None = None) -> float:
+    def loss(
+        self,
+        tokens: np.ndarray,
+        targets: np.ndarray,
+        take: Take | None = None,
+        done: Callable[[int], None] = lambda rows: None,
+    ) -> float:
         """Σ −log p(target) in nats, over all targets but those that are −1, which end a row.
 
         Shapes:  tokens, targets (N, T) integers, any N; ``take`` is called on rank 0 with every
-                 block of logits, in the dtype of activations
+                 block of logits, in the dtype of activations; ``done`` with the number of rows
         """
         G, total = self.trainer.train.global_batch, 0.0
         for start in range(0, len(tokens), G):
+            launch.at(f"row {start}")
             rows = _filled(tokens[start : start + G], G, 0)
             wanted = _filled(targets[start : start + G], G, NO_TARGET)
             self.logits: list = []
@@ -48,6 +58,7 @@ class Evaluator:
             total += executor.run(self.trainer.forwards, mine(rows), mine(wanted), 1)[0]
             if take:
                 self._to_rank_0(start, len(tokens), take)
+            done(min(start + G, len(tokens)))
         return self._everywhere(total)
 
     def _loss(self, logits, targets, count: int):
@@ -57,7 +68,9 @@ class Evaluator:
         total = 0.0
         for i, n in enumerate((targets >= 0).sum(-1).tolist()):
             if n:
-                total += float(self.loss_forward(logits[i : i + 1, :n], targets[i : i + 1, :n], 1)[0])
+                total += float(
+                    self.loss_forward(logits[i : i + 1, :n], targets[i : i + 1, :n], 1)[0]
+                )
         return total, None
 
     def _to_rank_0(self, start: int, rows: int, take: Take) -> None:
@@ -75,7 +88,9 @@ class Evaluator:
                         continue
                     shape = B, model.T, words.stop - words.start
                     block = self.logits[place] if mesh.comm.rank == source else None
-                    block = _moved(block, shape, self.trainer.train.compute_dtype, source, mesh.comm)
+                    block = _moved(
+                        block, shape, self.trainer.train.compute_dtype, source, mesh.comm
+                    )
                     if mesh.comm.rank == 0:
                         take(inside, words, block[: inside.stop - inside.start])
 

@@ -5,8 +5,10 @@ from dataclasses import fields
 from typing import Any
 
 from ..config import PRESETS, Layout, ModelConfig, TrainConfig, preset, replace
+from ..errors import ConfigError
 from ..layouts import microbatches
 from ..pipeline_parallel.schedules import SCHEDULES
+from ..weights.folder import Folder
 
 HELP = {
     "L": "blocks",
@@ -104,6 +106,29 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
     return preset(getattr(args, "model", "gpt2"), **_given(args, ModelConfig))
+
+
+def weights(args: argparse.Namespace) -> Folder | None:
+    """The folder of --weights, which says what the model is: of the model's flags only --T may be
+    given beside it, for rows shorter than the model's.  Errors: ConfigError, WeightsError."""
+    if not getattr(args, "weights", None):
+        return None
+    given = [name for name in ("model", *_given(args, ModelConfig)) if name in args and name != "T"]
+    if given:
+        raise ConfigError(
+            f"the weights say what the model is: --weights {args.weights}, and also "
+            f"--{given[0].replace('_', '-')} {getattr(args, given[0])}. Leave one of them away."
+        )
+    return Folder(args.weights, getattr(args, "T", 0))
+
+
+def add_weights(group: Any) -> None:
+    group.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="start from a model in Hugging Face's format: a folder with config.json and "
+        "safetensors files, and tokenizer.json, which then makes the tokens",
+    )
 
 
 def train_config(args: argparse.Namespace) -> TrainConfig:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import data, launch
+from .. import data, launch, weights
 from ..config import Layout, ModelConfig, TrainConfig, check
 from ..errors import ConfigError, NotFiniteError, ReplicaError
 from ..report.console import job_console
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   tparallel train --tp 2 --pp 2 --steps 200         four ranks: two stages of two ranks each
   tparallel train --ranks 4 --zero 3                four ranks, all data-parallel, ZeRO stage 3
   tparallel train --data book.txt --log run.jsonl   your own text; one JSON line per step
+  tparallel train --weights gpt2 --T 256 --lr 1e-4 --data book.txt --export tuned   fine-tuning
   mpirun -n 8 python -m tparallel train --tp 2 --pp 2 --zero 1       under a launcher: dp = 2
 
 Ctrl-C ends the run after the step that is under way: the log is complete, the exit code 130.
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text files in any encoding, or topics (default: the reference text of Python's "
         "help) or stdlib (its sources)",
+    )
+    flags.add_weights(run)
+    run.add_argument(
+        "--export",
+        metavar="DIR",
+        help="a new folder for the weights at the end, in Hugging Face's format",
     )
     run.add_argument(
         "--log", metavar="FILE.jsonl", help="a new file: a header, then a line per step"
@@ -90,7 +97,8 @@ def train_one(args: argparse.Namespace) -> int:
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    model, train = flags.model_config(args), flags.train_config(args)
+    train, folder = flags.train_config(args), flags.weights(args)
+    model = folder.model if folder else flags.model_config(args)
     layout = flags.layout(args, train.global_batch, comm.size)
     check(model, train, layout, comm.size)
     if args.validate_every < 0 or args.validate_batches < 1:
@@ -99,10 +107,12 @@ def train_one(args: argparse.Namespace) -> int:
             f"{args.validate_every}, --validate-batches {args.validate_batches}. "
             "Use 0 or more for the first (0: never), 1 or more for the second."
         )
-    corpus = data.load(args.data, model.V)
+    if args.export:
+        weights.check(model, args.export)
+    corpus = data.load(args.data, model.V, folder.tokenizer() if folder else None)
     corpus.check(model.T)
     data.agree(corpus, comm)
-    trainer = Trainer(model, train, layout, comm)
+    trainer = Trainer(model, train, layout, comm, start=folder.part if folder else None)
     log = Log(args.log, comm)
     log.write(header(model, train, layout, corpus))
     screen = Screen(job_console(comm.rank), train.steps)
@@ -111,6 +121,9 @@ def train_one(args: argparse.Namespace) -> int:
         run = Run(trainer, corpus, args, log, screen, lambda: bool(comm.allreduce(asked())))
         end = run.steps()
     screen.end(run.lines, args.log, run.why(end))
+    if args.export and end != DIVERGED:
+        weights.export_trainer(trainer, args.export, folder)
+        screen.say(f"Weights: {args.export}")
     trainer.close()
     return end
 
@@ -160,7 +173,7 @@ class Run:
         return {
             "step": number,
             "loss": loss,
-            "bits_per_byte": data.bits_per_byte(loss, targets),
+            "bits_per_byte": data.bits_per_byte(loss, targets, self.corpus.sizes),
             "gradient_norm": norm,
             "learning_rate": learning_rate(step, train),
             "seconds": seconds,
@@ -200,7 +213,8 @@ class Run:
             if self.stop():
                 return True
         line["validation_loss"] = total / batches
-        line["validation_bits_per_byte"] = data.bits_per_byte(total / batches, np.stack(seen))
+        bits = data.bits_per_byte(total / batches, np.stack(seen), self.corpus.sizes)
+        line["validation_bits_per_byte"] = bits
         return False
 
     def why(self, end: int) -> str:

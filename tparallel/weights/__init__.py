@@ -5,6 +5,7 @@ tables of names), settings.py (config.json), files.py (safetensors), folder.py (
 its own slices), export.py (the same tables, the other way).
 """
 
+from .export import check, export_folder, export_trainer
 from .folder import Folder
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "check", "export_folder", "export_trainer"]

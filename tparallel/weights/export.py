@@ -28,6 +28,7 @@ from .settings import architecture_for, config_json
 
 FILE_BYTES = 4 << 30  # a file is ended when it has this much
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")  # of the same tokenizer
 Layers = Iterable[tuple[str, dict]]  # (layer, {name: the whole array}), in any order
 
 
@@ -44,28 +45,41 @@ def check(model: ModelConfig, out: str | Path) -> None:
         )
 
 
-def export(model: ModelConfig, layers: Layers, dtype: str, out: str | Path) -> Path:
+def export(
+    model: ModelConfig, layers: Layers, dtype: str, out: str | Path, source: Folder | None = None
+) -> None:
     """Write the folder; ``dtype`` is that of the weights in it.  Errors: see ``check``."""
     check(model, out)
     path = Path(out)
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was ended
     part.mkdir(parents=True)
-    text = json.dumps(config_json(model, dtype), indent=2) + "\n"
-    (part / "config.json").write_text(text, encoding="utf-8")
+    config = config_json(model, dtype)
+    if source:
+        config |= {key: source.config[key] for key in SPECIAL if key in source.config}
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _write(part, (_theirs(model, *layer, dtype) for layer in layers))
+    for name in TOKENIZER:
+        if source and (source.path / name).exists():
+            shutil.copy(source.path / name, part)
     if path.exists():
         path.rmdir()
-    return part.rename(path)
+    part.rename(path)
 
 
-def export_trainer(trainer: Any, out: str | Path) -> None:
-    """Write the folder of a model in training, in the dtype that it is kept in, from rank 0."""
+def export_trainer(trainer: Any, out: str | Path, source: Folder | None = None) -> None:
+    """Write the folder of a model in training, in the dtype that it is kept in; from rank 0.
+    The tokenizer's files, if there are any, are those of ``source``."""
     layers = of_trainer(trainer)
     if trainer.mesh.comm.rank == 0:
-        export(trainer.model, layers, trainer.train.dtype, out)
+        export(trainer.model, layers, trainer.train.dtype, out, source)
     for _ in layers:
         pass  # the other ranks send
+
+
+def export_folder(folder: Folder, out: str | Path, dtype: str = "") -> None:
+    """Write a folder once more: our names in the middle, another dtype if one is given."""
+    export(folder.model, of_folder(folder), dtype or folder.dtype, out, folder)
 
 
 def of_trainer(trainer: Any) -> Iterator[tuple[str, dict]]:
@@ -92,13 +106,6 @@ def of_folder(folder: Folder) -> Iterator[tuple[str, dict]]:
     for layer in layers_of(whole):
         tied = {"vocab": folder.part("vocab", dtype=folder.dtype)} if "vocab" in whole else {}
         yield layer, layer_view({**tied, layer: folder.part(layer, dtype=folder.dtype)}, layer)
-
-
-def copy_tokenizer(source: str | Path, out: str | Path) -> None:
-    """The files that say how text becomes token ids, where there are any."""
-    for name in TOKENIZER:
-        if (Path(source) / name).exists():
-            shutil.copy(Path(source) / name, out)
 
 
 def _theirs(model: ModelConfig, layer: str, p: dict, dtype: str) -> dict[str, np.ndarray]:

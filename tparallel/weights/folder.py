@@ -18,6 +18,7 @@ from ..config import replace
 from ..errors import WeightsError
 from ..serial.parameters import shapes
 from ..tensor_parallel.split import cut, shard_shape
+from ..tokenizer import Tokenizer, of_folder
 from . import blocks, files
 from .architectures import Row
 from .settings import architecture_of, model_config
@@ -55,6 +56,10 @@ class Folder:
         """The widest in which a tensor is stored."""
         found = {stored.dtype for stored, _ in self._stored.values()}
         return next(ours for theirs, ours in files.DTYPES.items() if theirs in found)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """What makes the model's tokens; None where they are bytes.  Errors: DataError."""
+        return of_folder(self.path, self.config, self.model.V)
 
     def part(self, unit: str, rank: int = 0, n: int = 1, dtype: str = "float32") -> dict:
         """What tp rank ``rank`` of ``n`` holds of a layer (or of ``vocab``, the shared table)."""
@@ -109,8 +114,8 @@ class Folder:
         a, found = self.architecture, self._stored
         if missing := [name for name in wanted if name not in found]:
             raise WeightsError(
-                f"a model must be whole: {self.path} has no {_few(missing)}. Copy or download the "
-                "missing files, or correct config.json."
+                f"a model must be whole: {self.path} has no {_few(missing)}. Use a complete "
+                "copy of the folder, with the config.json that belongs to it."
             )
         spare = [n for n in found if n not in wanted and not n.endswith(a.not_read)]
         if self.model.tied and a.head in spare:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from ..config import ModelConfig
+from ..config.rules import either
 from ..errors import WeightsError
-from .architectures import ARCHITECTURES, Architecture
+from .architectures import ARCHITECTURES, GPT2, Architecture
 
 ELSEWHERE = {  # keys that change what a model computes, in whatever family they occur
     "quantization_config": "quantised weights",
@@ -26,7 +27,7 @@ def architecture_of(config: dict, where: str) -> Architecture:
     if not known:
         raise WeightsError(
             f"a model must be of an architecture that is known here: {where} says "
-            f"{', '.join(map(str, said))}. Use a model of {_either(ARCHITECTURES)}."
+            f"{', '.join(map(str, said))}. Use a model of {either(ARCHITECTURES)}."
         )
     return ARCHITECTURES[known[0]]
 
@@ -42,13 +43,13 @@ def model_config(config: dict, where: str) -> ModelConfig:
             raise _refuse(where, key, config[key], f"{what}, which this program does not compute")
     for key, allowed in a.only.items():
         if config.get(key, allowed[0]) not in allowed:
-            raise _refuse(where, key, config[key], f"here it can be {_either(map(repr, allowed))}")
+            raise _refuse(where, key, config[key], f"here it can be {either(map(repr, allowed))}")
     fields: dict[str, Any] = dict(a.is_this)
     for key, ours, default in a.settings:
         value = config.get(key, default)
         if value is not None:
             fields[ours] = value
-    return ModelConfig(**{k: v for k, v in fields.items() if k in ModelConfig.__dataclass_fields__})
+    return ModelConfig(**fields)
 
 
 def config_json(c: ModelConfig, dtype: str) -> dict:
@@ -58,7 +59,7 @@ def config_json(c: ModelConfig, dtype: str) -> dict:
     """
     a = architecture_for(c)
     out: dict[str, Any] = {"architectures": [a.name], "model_type": a.model_type}
-    out |= {key: getattr(c, ours, default) for key, ours, default in a.settings}
+    out |= {key: getattr(c, ours) for key, ours, _ in a.settings}
     out |= {key: allowed[0] for key, allowed in a.only.items()}
     return out | {"torch_dtype": dtype}
 
@@ -66,13 +67,13 @@ def config_json(c: ModelConfig, dtype: str) -> dict:
 def architecture_for(c: ModelConfig) -> Architecture:
     """Which of the known ones is this model?"""
     for a in ARCHITECTURES.values():
-        if a.fits(c) and all(getattr(c, ours, value) == value for ours, value in a.is_this.items()):
+        if a.fits(c) and all(getattr(c, ours) == value for ours, value in a.is_this.items()):
             return a
-    asked = ", ".join(f"{f} = {getattr(c, f, None)}" for f in (*a.is_this, "H", "Hkv", "K", "D"))
-    ways = (" ".join(f"{k} = {v}" for k, v in a.is_this.items()) for a in ARCHITECTURES.values())
+    asked = ", ".join(f"{f} = {getattr(c, f)}" for f in ("H", "Hkv", "K", "D", *GPT2.is_this))
+    ways = [f"{n}: {', '.join(map(str, a.is_this.values()))}" for n, a in ARCHITECTURES.items()]
     raise WeightsError(
-        "a model can be exported if it is of a known architecture: this one has "
-        f"{asked}. Train one with {'; or '.join(ways)}."
+        "a model can be exported if it is of an architecture that others know: this one has "
+        f"{asked}. Train one of these: {'; '.join(ways)}, with H · K = D."
     )
 
 
@@ -86,8 +87,3 @@ def _refuse(where: str, key: str, value: Any, why: str) -> WeightsError:
         f"a model must be one that this program computes: {where} has {key} = {shown}: {why}. "
         "Use another model, or one that was trained without it."
     )
-
-
-def _either(words: Any) -> str:
-    *most, last = words
-    return f"{', '.join(most)} or {last}" if most else last
