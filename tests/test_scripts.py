@@ -83,7 +83,7 @@ def test_a_test_environment_serves_the_comparison_too(clone):
     """The other way round the test extra is added."""
     clone.run("compare")
     clone.run("test")
-    assert clone.installs() == ["mpi,plot,fast,half,test"]
+    assert clone.installs() == ["mpi,plot,fast,half,hf,test"]
     clone.run("compare")
     assert clone.installs() == []
 
@@ -109,7 +109,7 @@ def test_each_mpi_has_an_environment_of_its_own(clone, mpi, extra):
     """Chosen by an option or by a variable."""
     by_option = clone.run("test", "--mpi", mpi, "-k", "zero")
     assert f".venv-{mpi}/bin/python -m pytest -k zero" in by_option.stdout
-    assert clone.installs() == [f"{extra},plot,fast,half,test"]
+    assert clone.installs() == [f"{extra},plot,fast,half,hf,test"]
     assert f".venv-{mpi}/" in clone.run("test", TPARALLEL_MPI=mpi).stdout
     assert not clone.installs() and not (clone.root / ".venv").exists()
 
