@@ -25,6 +25,10 @@ class WeightsError(TParallelError):
     """A folder of weights that cannot be read, or that is of a model not computed here."""
 
 
+class CheckpointError(TParallelError):
+    """A checkpoint that cannot be written, or one that is not whole or not of this run."""
+
+
 class ReplicaError(Exception):
     """Copies that must be equal are not.  Raised on every rank alike, between two steps."""
 

@@ -105,7 +105,7 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
-    return preset(getattr(args, "model", "gpt2"), **_given(args, ModelConfig))
+    return preset(getattr(args, "model", "gpt2"), **given(args, ModelConfig))
 
 
 def weights(args: argparse.Namespace) -> Folder | None:
@@ -113,11 +113,11 @@ def weights(args: argparse.Namespace) -> Folder | None:
     given beside it, for rows shorter than the model's.  Errors: ConfigError, WeightsError."""
     if not getattr(args, "weights", None):
         return None
-    given = [name for name in ("model", *_given(args, ModelConfig)) if name in args and name != "T"]
-    if given:
+    other = [name for name in ("model", *given(args, ModelConfig)) if name in args and name != "T"]
+    if other:
         raise ConfigError(
             f"the weights say what the model is: --weights {args.weights}, and also "
-            f"--{given[0].replace('_', '-')} {getattr(args, given[0])}. Leave one of them away."
+            f"--{other[0].replace('_', '-')} {getattr(args, other[0])}. Leave one of them away."
         )
     return Folder(args.weights, getattr(args, "T", 0))
 
@@ -132,19 +132,20 @@ def add_weights(group: Any) -> None:
 
 
 def train_config(args: argparse.Namespace) -> TrainConfig:
-    return TrainConfig(**_given(args, TrainConfig))
+    return TrainConfig(**given(args, TrainConfig))
 
 
 def layout(args: argparse.Namespace, global_batch: int, ranks: int = 1) -> Layout:
     """The layout of the flags; dp, where it is not given, takes the ranks that tp × pp leave."""
-    given = _given(args, Layout)
-    inner = Layout(tp=given.get("tp", 1), pp=given.get("pp", 1))  # what does not depend on dp
-    out = Layout(**{"dp": max(1, ranks // inner.ranks), **given})
-    if out.pp > 1 and "microbatches" not in given:
+    said = given(args, Layout)
+    inner = Layout(tp=said.get("tp", 1), pp=said.get("pp", 1))  # what does not depend on dp
+    out = Layout(**{"dp": max(1, ranks // inner.ranks), **said})
+    if out.pp > 1 and "microbatches" not in said:
         out = replace(out, microbatches=microbatches(out.dp, global_batch))
     return out
 
 
-def _given(args: argparse.Namespace, config: type) -> dict:
+def given(args: argparse.Namespace, config: type) -> dict:
+    """The fields of a config that the flags name, and their values."""
     names = [field.name for field in fields(config)]
     return {name: value for name, value in vars(args).items() if name in names}

@@ -1,23 +1,20 @@
-"""Train one layout on a text, with progress, validation on held-out text, and a log."""
+"""Train one layout on a text, with progress, held-out text, a log, and checkpoints."""
 
 import argparse
-import math
-import time
-from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from .. import data, launch, weights
-from ..config import Layout, ModelConfig, TrainConfig, check
-from ..errors import ConfigError, NotFiniteError, ReplicaError
+from ..checkpoint import Checkpoint, Saver, load, resume
+from ..config import Layout, ModelConfig, TrainConfig, as_dict, check
+from ..errors import ConfigError
 from ..report.console import job_console
 from ..report.log import Log, header
 from ..report.screen import Screen
+from ..run import DIVERGED, Run
 from ..sabotage.bugs import chosen
 from ..sabotage.patch import applied
-from ..serial.adamw import learning_rate
 from ..train import Trainer
-from ..verify import replicas
+from ..weights import Folder
 from . import flags
 
 EXAMPLES = """examples:
@@ -27,11 +24,14 @@ EXAMPLES = """examples:
   tparallel train --data book.txt --log run.jsonl   your own text; one JSON line per step
   tparallel train --weights gpt2 --T 256 --lr 1e-4 --data book.txt --export tuned   fine-tuning
   mpirun -n 8 python -m tparallel train --tp 2 --pp 2 --zero 1       under a launcher: dp = 2
+  tparallel train --save run --save-every 50        a checkpoint every 50 steps, and at the end
+  tparallel train --save run --resume --pp 2        go on from the newest, in any layout
 
-Ctrl-C ends the run after the step that is under way: the log is complete, the exit code 130.
-A loss that is no longer finite ends it too, with exit code 1.
+Ctrl-C and SIGTERM end the run after the step that is under way: with --save a checkpoint is
+written, the log is complete, the exit code is 130 or 143.  A loss that is no longer finite ends
+it too, with exit code 1.  A job that may be ended at any time runs with --save DIR --resume
+always: it begins at the beginning, or goes on.
 """
-FINISHED, DIVERGED, INTERRUPTED = 0, 1, 130  # how a run ends, as its exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a new folder for the weights at the end, in Hugging Face's format",
     )
     run.add_argument(
-        "--log", metavar="FILE.jsonl", help="a new file: a header, then a line per step"
+        "--log",
+        metavar="FILE.jsonl",
+        help="a new file: a header, then a line per step; --resume goes on in it",
     )
     run.add_argument(
         "--validate-every",
@@ -82,7 +84,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUG",
         help="put a known bug into the running program: see tparallel sabotage --list",
     )
+    add_checkpoint_arguments(parser.add_argument_group("checkpoints"))
     flags.add_flags(parser, Layout, ModelConfig, TrainConfig)
+
+
+def add_checkpoint_arguments(group: Any) -> None:
+    group.add_argument(
+        "--save", metavar="DIR", help="write checkpoints into this folder, one at the end too"
+    )
+    group.add_argument(
+        "--save-every",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps between two checkpoints (default: 100)",
+    )
+    group.add_argument(
+        "--keep",
+        type=int,
+        default=0,
+        metavar="K",
+        help="remove all but the newest K checkpoints of DIR (default: 0, none is removed)",
+    )
+    group.add_argument(
+        "--async-save",
+        action="store_true",
+        help="train on while a copy of the state is written: takes its memory once more",
+    )
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="CHECKPOINT",
+        help="go on from the newest whole checkpoint of --save DIR, or from the beginning where "
+        "there is none; or from this checkpoint, or from the newest of this folder.  Model and "
+        "training settings are the checkpoint's unless given; the layout is free",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -97,30 +134,38 @@ def train_one(args: argparse.Namespace) -> int:
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    train, folder = flags.train_config(args), flags.weights(args)
-    model = folder.model if folder else flags.model_config(args)
+    _check(args)
+    start, said = resume.chosen(args.resume, args.save, comm)
+    folder = flags.weights(args)
+    model, train, said = _settings(args, folder, start, said)
     layout = flags.layout(args, train.global_batch, comm.size)
     check(model, train, layout, comm.size)
-    if args.validate_every < 0 or args.validate_batches < 1:
-        raise ConfigError(
-            "validation needs a number of steps and of batches: --validate-every "
-            f"{args.validate_every}, --validate-batches {args.validate_batches}. "
-            "Use 0 or more for the first (0: never), 1 or more for the second."
-        )
     if args.export:
         weights.check(model, args.export)
     corpus = data.load(args.data, model.V, folder.tokenizer() if folder else None)
     corpus.check(model.T)
     data.agree(corpus, comm)
-    trainer = Trainer(model, train, layout, comm, start=folder.part if folder else None)
-    log = Log(args.log, comm)
-    log.write(header(model, train, layout, corpus))
+    if start:
+        resume.check_text(start, corpus)
+    first = folder.part if folder and not start else None
+    trainer = Trainer(model, train, layout, comm, start=first)
+    if start:
+        load(trainer, start)
+    done = start.step if start else 0
+    saver = _saver(args, trainer, corpus, done)
+    log = Log(args.log, comm, header(model, train, layout, corpus, done), goes_on=bool(start))
     screen = Screen(job_console(comm.rank), train.steps)
-    screen.begin(model, train, layout, corpus)
+    screen.begin(model, train, layout, corpus, said)
+
+    def stop(asked: Any) -> int:
+        return comm.allreduce(asked(), MPI.MAX)
+
     with launch.stopping() as asked, screen, log:
-        run = Run(trainer, corpus, args, log, screen, lambda: bool(comm.allreduce(asked())))
+        run = Run(trainer, corpus, args, log, screen, lambda: stop(asked), saver, done)
         end = run.steps()
-    screen.end(run.lines, args.log, run.why(end))
+        if saver:
+            saver.finish()
+    screen.end(run.lines, args.log, run.why(end), saver.path if saver else None)
     if args.export and end != DIVERGED:
         weights.export_trainer(trainer, args.export, folder)
         screen.say(f"Weights: {args.export}")
@@ -128,105 +173,40 @@ def train_one(args: argparse.Namespace) -> int:
     return end
 
 
-class Run:
-    """The steps of one training run: batch, update, line."""
+def _settings(
+    args: argparse.Namespace, folder: Folder | None, start: Checkpoint | None, said: list[str]
+) -> tuple[ModelConfig, TrainConfig, list[str]]:
+    """Those of the flags; of a run that goes on, the checkpoint's where the flags say nothing."""
+    model = folder.model if folder else flags.model_config(args)
+    if not start:
+        return model, flags.train_config(args), said
+    whole = folder or "model" in args  # else some values of it
+    given = as_dict(model) if whole else flags.given(args, ModelConfig)
+    model, train, more = resume.settings(start, given, flags.given(args, TrainConfig))
+    return model, train, said + more
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        corpus: data.Corpus,
-        args: argparse.Namespace,
-        log: Log,
-        screen: Screen,
-        stop: Callable[[], bool],  # was any rank asked to stop?  the same answer on all
-    ):
-        self.trainer, self.corpus, self.args = trainer, corpus, args
-        self.log, self.screen, self.stop = log, screen, stop
-        self.lines: list[dict] = []
-        self.blame = ""  # where the first number arose that is not finite
 
-    def steps(self) -> int:
-        """All of them, or until something ends them: FINISHED, DIVERGED or INTERRUPTED."""
-        every, last = self.args.validate_every, self.trainer.train.steps
-        for number in range(1, last + 1):
-            launch.at(f"step {number}")
-            line = self.step(number)
-            diverged = not self.finite(line)
-            stopped = self.stop()
-            if every and (number % every == 0 or number == last) and not (diverged or stopped):
-                stopped = self.validate(line)
-            self.lines.append(line)
-            self.log.write(line)
-            self.screen.step(line)
-            if diverged or stopped:
-                return DIVERGED if diverged else INTERRUPTED
-        return FINISHED
+def _saver(
+    args: argparse.Namespace, trainer: Trainer, corpus: data.Corpus, done: int
+) -> Saver | None:
+    if not args.save:
+        return None
+    how = {"keep": args.keep, "background": args.async_save}
+    return Saver(trainer, args.save, resume.text(corpus), done, **how)
 
-    def step(self, number: int) -> dict:
-        """Update ``number``, from batch ``number`` − 1; the line for the log."""
-        train, T, step = self.trainer.train, self.trainer.model.T, number - 1
-        tokens, targets = self.corpus.batch(step, train.global_batch, T, train.seed)
-        start = time.perf_counter()
-        with np.errstate(over="ignore", invalid="ignore"):  # said once, with the step, by why()
-            loss, norm = self.update(step, tokens, targets)
-        seconds = time.perf_counter() - start
-        return {
-            "step": number,
-            "loss": loss,
-            "bits_per_byte": data.bits_per_byte(loss, targets, self.corpus.sizes),
-            "gradient_norm": norm,
-            "learning_rate": learning_rate(step, train),
-            "seconds": seconds,
-            "tokens_per_second": tokens.size / seconds,
-        }
 
-    def update(self, step: int, tokens: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-        """Loss and gradient norm; where they are not finite, nothing has been updated."""
-        try:
-            loss, norm = self.trainer.step(step, tokens, targets)
-        except NotFiniteError as e:
-            self.blame = str(e)
-            return e.loss, e.norm
-        every = self.args.check_replicas
-        if every and (step + 1) % every == 0:
-            try:
-                replicas.check(self.trainer, step, tokens, targets)
-            except ReplicaError as e:
-                raise SystemExit(f"ReplicaError: {e}") from None
-        return loss, norm
-
-    def finite(self, line: dict) -> bool:
-        """Can training go on?  float16 skips an update whose scaled gradients overflow."""
-        overflow_is_fine = self.trainer.train.dtype == "float16"
-        return math.isfinite(line["loss"] + (0 if overflow_is_fine else line["gradient_norm"]))
-
-    def validate(self, line: dict) -> bool:
-        """Put the loss on held-out text into ``line``; True if asked to stop before it is known."""
-        G, T = self.trainer.train.global_batch, self.trainer.model.T
-        batches = max(1, min(self.args.validate_batches, self.corpus.validation_rows(T) // G))
-        total, seen = 0.0, []
-        for k in range(batches):
-            self.screen.validating(k + 1, batches)
-            tokens, targets = self.corpus.validation(k, G, T)
-            total += self.trainer.evaluate(tokens, targets)
-            seen.append(targets)
-            if self.stop():
-                return True
-        line["validation_loss"] = total / batches
-        bits = data.bits_per_byte(total / batches, np.stack(seen), self.corpus.sizes)
-        line["validation_bits_per_byte"] = bits
-        return False
-
-    def why(self, end: int) -> str:
-        """Why the run ended before its last step."""
-        last = self.lines[-1]
-        if end == INTERRUPTED:
-            return f"Interrupted: ended after step {last['step']}, as asked."
-        if end == DIVERGED:
-            return (
-                "Stopped: the loss and the gradient norm must stay finite; at step "
-                f"{last['step']} they are {last['loss']} and {last['gradient_norm']}. Use a "
-                "smaller --lr, a longer --warmup, or --clip 1. Nothing was updated in it. "
-                f"({self.blame})"
-            )
-        return ""
+def _check(args: argparse.Namespace) -> None:
+    if args.validate_every < 0 or args.validate_batches < 1:
+        raise ConfigError(
+            "validation needs a number of steps and of batches: --validate-every "
+            f"{args.validate_every}, --validate-batches {args.validate_batches}. "
+            "Use 0 or more for the first (0: never), 1 or more for the second."
+        )
+    if args.save_every < 1 or args.keep < 0:
+        raise ConfigError(
+            f"checkpoints need a number of steps, and how many stay: --save-every "
+            f"{args.save_every}, --keep {args.keep}. Use 1 or more for the first, 0 or more for "
+            "the second (0: all)."
+        )
+    if args.async_save and not args.save:
+        raise ConfigError("--async-save is about checkpoints: --save is not given. Use --save DIR.")

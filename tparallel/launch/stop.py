@@ -16,16 +16,17 @@ signals = Signals()
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
+def stopping() -> Iterator[Callable[[], int]]:
     """Let a loop end between two steps: the first Ctrl-C or SIGTERM is noted, the second acts.
+    Yields a function that returns the number of the signal that came, or 0.
 
     with launch.stopping() as asked:
         for step in range(steps):
             ...
-            if comm.allreduce(asked()):  # on all ranks after the same step
+            if comm.allreduce(asked(), MPI.MAX):  # on all ranks after the same step
                 break
     """
-    asked = []
+    asked: list[int] = []
 
     def note(number: int, frame: object) -> None:
         signals.heard += 1
@@ -39,7 +40,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     signals.may_wait = True
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         signals.may_wait = False
         restore()

@@ -5,6 +5,8 @@ Where the output is no terminal the bar is left out and the same lines remain.
 """
 
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -47,7 +49,14 @@ class Screen:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def begin(self, model: ModelConfig, train: TrainConfig, layout: Layout, corpus: Corpus) -> None:
+    def begin(
+        self,
+        model: ModelConfig,
+        train: TrainConfig,
+        layout: Layout,
+        corpus: Corpus,
+        more: Iterable[str] = (),
+    ) -> None:
         """What is about to be trained, by whom, on what."""
         sizes = "  ".join(f"{letter} {getattr(model, letter)}" for letter in "LDHTVF")
         ranks = "1 rank" if layout.ranks == 1 else f"{layout.ranks} ranks"
@@ -58,6 +67,7 @@ class Screen:
             f"layout  {layout.name} on {ranks}",
             f"batch   {train.global_batch} sequences of {model.T} tokens{parts}",
             f"text    {corpus.name}: {corpus.size:,} bytes, sha256 {corpus.sha256[:12]}",
+            *more,
             "",
         )
 
@@ -81,7 +91,12 @@ class Screen:
     def validating(self, number: int, of: int) -> None:
         self.bar.update(self.task, description=f"held-out text {number}/{of}", refresh=True)
 
-    def end(self, lines: list[dict], log: str | None, why: str = "") -> None:
+    def saving(self) -> None:
+        self.bar.update(self.task, description="writing a checkpoint", refresh=True)
+
+    def end(
+        self, lines: list[dict], log: str | None, why: str = "", saved: Path | None = None
+    ) -> None:
         """What came of it, in plain sentences; ``why`` it ended before its time."""
         first, last = lines[0], lines[-1]
         speed = median(line["tokens_per_second"] for line in lines)
@@ -97,6 +112,8 @@ class Screen:
                 f"{last['validation_bits_per_byte']:.4f} bits per byte."
             )
         self.say(*[why] * bool(why), *[f"Log: {log}"] * bool(log))
+        if saved and saved.name:
+            self.say(f"Checkpoint: {saved}")
 
     def say(self, *lines: str) -> None:
         for line in lines:

@@ -31,16 +31,12 @@ def totals(store, loss: float) -> tuple[float, float]:
 
 def square_sum(store):
     """This rank's share of Σ g², where the gradients are: nobody has waited for it."""
-    mesh, total = store.mesh, 0.0
-    if store.replicas and store.replicas.rank > 0:
-        return total
+    total = 0.0
     for bucket, part in store.partitions.items():
-        if bucket == "vocab" and mesh.ends.rank > 0:
-            continue
         g = store.grads[bucket]
         g = g if store.sharded("grads") else part.own(g, store.shard.rank)
         start = store.shard.rank * part.shard
-        for span in part.spans(start, start + part.shard, store.counts_here):
+        for span in part.spans(start, start + part.shard, store.counted):
             wide = g[span].astype(store.train.compute_dtype, copy=False)
             total = total + xp.vdot(wide, wide).astype(np.float64)
     return total / store.loss_scale.scale**2

@@ -51,6 +51,13 @@ class LossScale:
         self.scale = c.loss_scale if self.dynamic else 1.0
         self.window, self.good, self.skipped = c.scale_window, 0, 0
 
+    def state(self) -> dict:
+        """What a checkpoint keeps of it, for JSON."""
+        return {"scale": self.scale, "good": self.good, "skipped": self.skipped}
+
+    def restore(self, state: dict) -> None:
+        self.scale, self.good, self.skipped = state["scale"], state["good"], state["skipped"]
+
     def accepts(self, norm: float) -> bool:
         """May this step be taken?  ``norm`` is known to every rank, so all decide alike.
 

@@ -214,6 +214,19 @@ class Store:
                 self.in_flight.add(self.shard.start_all_gather(w.copy(), what=what, out=whole))
         self.in_flight.land()
 
+    def counted(self, key: tuple[str, str]) -> bool:
+        """Of the ranks that hold the same shard of (layer, name), copies over tp, across shard
+        groups and at both ends of the pipeline, is this the first?"""
+        at_an_end = key[0] == "vocab" and self.mesh.ends.rank > 0
+        again = self.replicas and self.replicas.rank > 0
+        return not (at_an_end or again) and self.counts_here(key)
+
+    def state(self) -> dict[str, dict]:
+        """What training goes on from, as kept here: {"params" | "m" | "v": {bucket: vector}}.
+        In half precision the params are the float32 master weights: the halves follow from them."""
+        state = dict(self.optimizer.state)
+        return {"params": state.pop("master", self.params), **state}
+
     @property
     def moments(self) -> tuple[dict, ...]:
         """Adam's m and v, as kept here: {bucket: vector}."""
