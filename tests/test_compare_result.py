@@ -54,6 +54,7 @@ def true_row(layout):
     return {
         "name": layout.name,
         "layout": as_dict(layout),
+        "pool_peak_bytes": [None] * layout.ranks,
         "loss": list(LOSSES),
         "loss_error": 0.0,
         "norm_error": 1e-16,

@@ -1,8 +1,8 @@
 """``xp``: CuPy on a GPU, NumPy elsewhere, chosen once when this module is imported.
 
-Only this module and ``comm/transport.py`` know which one it is.  ``TPARALLEL_BACKEND`` is
-``numpy`` (the default) or ``cupy``; asking for CuPy where no GPU answers is an error, never a
-silent change of plan.
+``TPARALLEL_BACKEND`` (on the command line ``--backend``, which sets it) is ``numpy``, the default,
+or ``cupy``; asking for CuPy where no GPU answers is an error, never a silent change of plan.  Few
+modules know which one it is: this one, ``comm/``'s transports and ``kernels/``.
 """
 
 import os
@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 
 from .errors import ConfigError
+
+SHARED = 0.9  # of a GPU's memory, for the pools of the ranks that share it; contexts take the rest
 
 
 def _choose(name: str) -> ModuleType:
@@ -48,7 +50,32 @@ def synchronize() -> None:
         xp.cuda.get_current_stream().synchronize()
 
 
-def use_local_device(local_rank: int) -> None:
-    """One GPU per rank of a node, by node-local rank; several ranks share one if they must."""
+def use_local_device(rank: int, ranks: int) -> None:
+    """One GPU for each of a node's ``ranks``, by node-local rank; where there are fewer, they share
+    them, and none may take more than its part of the memory (or CUPY_GPU_MEMORY_LIMIT)."""
+    if xp is np:
+        return
+    devices = xp.cuda.runtime.getDeviceCount()
+    xp.cuda.Device(rank % devices).use()
+    sharing = len(range(rank % devices, ranks, devices))
+    if "CUPY_GPU_MEMORY_LIMIT" not in os.environ:
+        limit = {"fraction": SHARED / sharing} if sharing > 1 else {"size": 0}
+        xp.get_default_memory_pool().set_limit(**limit)
+
+
+def free_unused() -> None:
+    """Give memory that no array uses back to the device, for the ranks that share it."""
     if xp is not np:
-        xp.cuda.Device(local_rank % xp.cuda.runtime.getDeviceCount()).use()
+        xp.get_default_memory_pool().free_all_blocks()
+
+
+def device() -> str:
+    """What computes, in words."""
+    if xp is np:
+        return "this machine's processor"
+    count, use = xp.cuda.runtime.getDeviceCount(), xp.cuda.Device()
+    found = xp.cuda.runtime.getDeviceProperties(use.id)
+    return (
+        f"{found['name'].decode()}, {found['totalGlobalMem'] / 2**30:.1f} GiB, compute capability "
+        f"{use.compute_capability} ({count} here; a node's rank r takes GPU r mod {count})"
+    )

@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 from . import __version__, launch
-from .errors import LayoutError, TParallelError
+from .errors import ConfigError, LayoutError, TParallelError
 
 
 class Command(NamedTuple):
@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   tparallel train --tp 2 --pp 2 --steps 100         one layout, 4 ranks
   tparallel eval --weights gpt2 --data book.txt     a model in Hugging Face's format
   mpirun -n 8 python -m tparallel compare           under a launcher of your own
+  tparallel compare --backend cupy                  on GPUs
   tparallel where block.0.mlp.w_in --tp 2 --dp 2 --zero 3
   tparallel schedule 1f1b --stages 4 --microbatches 8
   tparallel COMMAND --help                          the options of a command
@@ -54,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refused
     if chosen in COMMANDS and COMMANDS[chosen].ranks:
         launch.defer_mpi()  # this process may only start the ranks
-    with _one_voice():
-        args = _parse(argv, chosen)
+    try:
+        _settle_backend(argv)
+        with _one_voice():
+            args = _parse(argv, chosen)
+    except TParallelError as e:  # what is chosen when a module is imported cannot be had
+        return _refuse(e)
     command = COMMANDS[args.command]
     if not command.ranks:
         return _alone(lambda: args.main(args))
@@ -79,6 +84,21 @@ def _one_voice() -> Iterator[None]:
         raise
 
 
+def _settle_backend(argv: list[str]) -> None:
+    """``--backend`` must be known before a command's module is imported."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--backend")
+    if not (wanted := early.parse_known_args(argv)[0].backend):
+        return
+    loaded = sys.modules.get(f"{__package__}.backend")
+    if loaded and loaded.name != wanted:
+        raise ConfigError(
+            f"the backend is chosen before anything is computed: --backend {wanted}, but this "
+            f"process has begun with {loaded.name}. Set TPARALLEL_BACKEND={wanted} at its start."
+        )
+    os.environ["TPARALLEL_BACKEND"] = wanted
+
+
 def _parse(argv: list[str], chosen: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tparallel",
@@ -92,30 +112,41 @@ def _parse(argv: list[str], chosen: str) -> argparse.Namespace:
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen:
             module = importlib.import_module(f".commands.{name}", __package__)
-            if command.ranks:
-                sub.add_argument(
-                    "--ranks",
-                    type=int,
-                    metavar="N",
-                    help=f"start N ranks here (default: what the layout needs, or {command.ranks})",
-                )
-                sub.add_argument(
-                    "--check",
-                    action="store_true",
-                    help="ranks tell each other about every call first; a mismatch ends the job "
-                    "with a table of who was where",
-                )
-                sub.add_argument(
-                    "--timeout",
-                    type=float,
-                    default=0.0,
-                    metavar="SECONDS",
-                    help="end the job, with every rank's stack, when no step is finished for so "
-                    "long (default: 0, never)",
-                )
+            _add_common(sub, command)
             module.add_arguments(sub)
             sub.set_defaults(main=module.main)
     return parser.parse_args(argv)
+
+
+def _add_common(sub: argparse.ArgumentParser, command: Command) -> None:
+    """What every command takes, and what every command with ranks takes."""
+    sub.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="numpy, or cupy for GPUs (default: TPARALLEL_BACKEND, or numpy)",
+    )
+    if not command.ranks:
+        return
+    sub.add_argument(
+        "--ranks",
+        type=int,
+        metavar="N",
+        help=f"start N ranks here (default: what the layout needs, or {command.ranks})",
+    )
+    sub.add_argument(
+        "--check",
+        action="store_true",
+        help="ranks tell each other about every call first; a mismatch ends the job with a table "
+        "of who was where",
+    )
+    sub.add_argument(
+        "--timeout",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="end the job, with every rank's stack, when no step is finished for so long "
+        "(default: 0, never)",
+    )
 
 
 def _ranks_wanted(args: argparse.Namespace, command: Command) -> int:
@@ -142,9 +173,17 @@ def _in_place(args: argparse.Namespace) -> int:
     return args.main(args)
 
 
+def _refuse(error: TParallelError) -> int:
+    """Said by rank 0, before any of the others ends."""
+    if launch.env_rank() == 0:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        time.sleep(1)
+    return 2
+
+
 def _alone(work: Callable[[], int]) -> int:
     try:
         return work()
     except TParallelError as e:
-        print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        return 2
+        return _refuse(e)

@@ -29,6 +29,10 @@ class CheckpointError(TParallelError):
     """A checkpoint that cannot be written, or one that is not whole or not of this run."""
 
 
+class OutOfMemoryError(TParallelError):
+    """A rank's memory is full.  Raised on that rank alone; a command then ends the others too."""
+
+
 class ReplicaError(Exception):
     """Copies that must be equal are not.  Raised on every rank alike, between two steps."""
 

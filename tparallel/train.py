@@ -9,6 +9,7 @@ from .comm.link import Link
 from .comm.mesh import Mesh
 from .config import Layout, ModelConfig, TrainConfig, check
 from .finite import refuse
+from .out_of_memory import explained
 from .pipeline_parallel.execute import Executor
 from .pipeline_parallel.schedule import forward_only
 from .pipeline_parallel.schedules import make
@@ -31,6 +32,7 @@ class Trainer:
     gradients and no optimizer's state: evaluate.py asks it.
     """
 
+    @explained
     def __init__(
         self,
         model: ModelConfig,
@@ -84,6 +86,7 @@ class Trainer:
         tp = self.mesh.tp
         return counts_here(name, shapes(self.model)[unit][name], tp.rank, tp.size)
 
+    @explained
     def step(self, step: int, tokens, targets) -> tuple[float, float]:
         """One update from the global batch (G, T); returns its loss (nats per token) and the
         gradient norm before clipping, the same on every rank.  Errors: NotFiniteError."""
@@ -93,6 +96,7 @@ class Trainer:
         self.store.update(step, norm)
         return loss, norm
 
+    @explained
     def forward_backward(self, tokens, targets, after=None, step: int = 0) -> float:
         """Gradients of the global batch, summed, into the store; this rank's part of the loss."""
         mine = self.mine(tokens), self.mine(targets)
@@ -102,6 +106,7 @@ class Trainer:
         self.store.reduce()
         return loss
 
+    @explained
     def evaluate(self, tokens, targets) -> float:
         """Loss of a global batch (G, T), without gradients, the same on every rank."""
         mine = self.mine(tokens), self.mine(targets)

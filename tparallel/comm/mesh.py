@@ -54,7 +54,7 @@ class Mesh:
         self.layout, self.comm, self.ledger = layout, comm, Ledger()
         self.coords = here = coords(comm.rank, layout)
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        use_local_device(node.rank)
+        use_local_device(node.rank, node.size)
         crowded = node.size > cores()
         node.Free()
         self._board = Board(comm) if wanted() and comm.size > 1 else None

@@ -10,7 +10,7 @@ from .. import __version__, backend, kernels, launch
 PACKAGES = ("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "matplotlib", "torch")
 EPILOG = """examples:
   tparallel info                          this environment
-  TPARALLEL_BACKEND=cupy tparallel info   with CuPy arrays, if a GPU answers
+  tparallel info --backend cupy           with CuPy arrays, if a GPU answers
 """
 
 
@@ -28,11 +28,11 @@ def facts() -> dict[str, str]:
     """Name and value of everything that decides how a run here goes."""
     from mpi4py import MPI
 
-    from ..comm.transport import cores, cuda_aware
+    from ..comm.transport import TRANSPORTS, chosen, cores, cuda_aware
 
     aware, why = cuda_aware()
+    transport, because = chosen()
     library = " ".join(MPI.Get_library_version().split("\n")[0].rstrip("\0").split())
-    direct = backend.name == "numpy" or aware
     return {
         "tparallel": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
@@ -40,10 +40,9 @@ def facts() -> dict[str, str]:
         "mpi": f"{launch.installed()}: {library}",
         "mpiexec": str(launch.installed().mpiexec),
         "backend": backend.name,
+        "device": backend.device(),
         "cuda-aware": f"{'yes' if aware else 'no'}: {why}",
-        "transport": "direct: MPI is handed the arrays"
-        if direct
-        else "staged: MPI is handed copies on the host",
+        "transport": f"{transport}: {TRANSPORTS[transport]} ({because})",
         "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain or fast chooses)",
         "cores": f"{cores()} that this process may use",
         "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",

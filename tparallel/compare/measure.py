@@ -15,7 +15,7 @@ from ..config import Layout, ModelConfig, TrainConfig
 from ..predict.wire import axes
 from ..train import Trainer
 from .asleep import meet
-from .memory import Watch, nbytes
+from .memory import Watch, nbytes, pool_peak
 
 WARM_UP = 2  # steps that are not timed
 
@@ -31,6 +31,7 @@ class Own:
     span: list[float] = field(default_factory=list)  # to the end of the last computation
     wire: dict[str, int] = field(default_factory=dict)  # bytes sent in a step
     held: dict[str, int] = field(default_factory=dict)  # bytes
+    pool_peak: int | None = None  # bytes of the device's pool at its fullest; None on NumPy
 
 
 def measure(
@@ -65,11 +66,13 @@ def measure(
 
 def _first_step(trainer: Trainer, rows: tuple, own: Own) -> None:
     """``Trainer.step``, with somebody who looks at the memory; its time is not counted."""
-    with Watch(trainer.store) as watch:
-        tokens, targets = rows
-        loss, norm = trainer.store.totals(trainer.forward_backward(tokens, targets, watch))
-    secondary = nbytes(trainer.store.moves.secondary)
-    trainer.store.update(0, norm)
+    with pool_peak() as peak:
+        with Watch(trainer.store) as watch:
+            tokens, targets = rows
+            loss, norm = trainer.store.totals(trainer.forward_backward(tokens, targets, watch))
+        secondary = nbytes(trainer.store.moves.secondary)
+        trainer.store.update(0, norm)
+    own.pool_peak = next(iter(peak), None)
     own.losses.append(loss)
     store = trainer.store
     own.held = {

@@ -1,11 +1,16 @@
 """What is really held: bytes of live arrays, each buffer counted once.
 
 A view keeps the whole array alive that it looks into, so that array is what counts, once, however
-many views of it there are.  Nothing is estimated: the arrays are walked where they are held.
+many views of it there are.  Nothing is estimated: the arrays are walked where they are held.  On a
+GPU the pool is watched too, which sees every temporary array.
 """
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from ..backend import xp
 
@@ -31,6 +36,31 @@ def buffers(*held: Any) -> dict[int, Any]:
 def nbytes(*held: Any) -> int:
     """Bytes behind nested dicts, lists and tuples of arrays; shared memory counts once."""
     return sum(a.nbytes for a in buffers(*held).values())
+
+
+@contextmanager
+def pool_peak() -> Iterator[list[int]]:
+    """Yields a list that, at the end of the block, holds the most bytes that the device's pool had
+    handed out at once, temporary arrays and all; empty on NumPy, which has no pool."""
+    found: list[int] = []
+    if xp is np:
+        yield found
+        return
+
+    class Peak(xp.cuda.MemoryHook):  # type: ignore[name-defined]
+        name = "tparallel peak"
+        now = top = xp.get_default_memory_pool().used_bytes()
+
+        def malloc_postprocess(self, **block: Any) -> None:
+            self.now += block["mem_size"]
+            self.top = max(self.top, self.now)
+
+        def free_postprocess(self, **block: Any) -> None:
+            self.now -= block["mem_size"]
+
+    with Peak() as peak:
+        yield found
+    found.append(peak.top)
 
 
 class Watch:

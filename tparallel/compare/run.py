@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mpi4py import MPI
 
 from .. import launch
+from ..backend import free_unused
 from ..comm.transport import cores
 from ..config import Layout, ModelConfig, TrainConfig, check
 from ..serial.train import initial_params, train_step, zeros_like
@@ -59,6 +60,7 @@ def compare(world: Any, task: Task, show: Silent) -> tuple[list[float], dict[str
     for name, layout in task.layouts.items():
         show.begin(name)
         launch.at(f"layout {name}")
+        free_unused()
         part = world.Split(0 if world.rank < layout.ranks else MPI.UNDEFINED, world.rank)
         if part != MPI.COMM_NULL:
             outcome = _one(part, task, layout, truth, show.tick)

@@ -51,9 +51,21 @@ def notes(result: dict) -> str:
         lines.append(f"The machine was busy at the start (load {load:.1f}): its times say little.")
     if any(max(row["held_bytes"]["gathered_peak"]) for row in rows):
         lines.append("param: without the layers that ZeRO 3 gathers for use; compare.png has them.")
+    lines += _pool_note(rows, unit)
     if any(unequal(row, kind) for row in rows for kind in ("held", "wire")):
         lines.append("!: not what the closed form says.")
     return "\n".join(lines)
+
+
+def _pool_note(rows: list[dict], unit: str) -> list[str]:
+    """Of a run on GPUs: the fullest pool of each layout, the least and the most of them."""
+    on_gpus = [row for row in rows if any(row["pool_peak_bytes"])]
+    peaks = {max(row["pool_peak_bytes"]): row["name"] for row in on_gpus}
+    if not peaks:
+        return []
+    ends = (f"{amount(size, unit)} {unit} ({peaks[size]})" for size in (min(peaks), max(peaks)))
+    text = "Device memory at its fullest, temporary arrays included: from"
+    return [f"{text} {' to '.join(ends)}."]
 
 
 def _cells(row: dict, unit: str) -> list[Text]:
