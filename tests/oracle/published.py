@@ -5,6 +5,7 @@ and a name that is mixed up would not show.
 """
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ CASES = {
 def model_of(name: str, seed: int = 0):
     """The case's model in float32, ready to be asked."""
     kind, config = CASES[name]
-    model = kind(config).eval()
+    model = kind(deepcopy(config)).eval()
     rng = np.random.default_rng([seed, *name.encode()])
     with torch.no_grad():
         for key, p in model.named_parameters():
@@ -64,7 +65,7 @@ def logits_of_folder(folder, tokens: np.ndarray) -> np.ndarray:
 def golden(name: str) -> dict[str, np.ndarray]:
     """config.json, every tensor of the file, tokens, and the logits."""
     model, tokens = model_of(name), tokens_of(name)
-    config = {"architectures": [type(model).__name__], **model.config.to_diff_dict()}
+    config = {"architectures": [type(model).__name__], **CASES[name][1].to_diff_dict()}
     tied = model.config.tie_word_embeddings
     tensors = {k: v.numpy() for k, v in model.state_dict().items() if not (tied and "lm_head" in k)}
     return {

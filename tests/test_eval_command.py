@@ -1,0 +1,196 @@
+"""The commands ``eval`` and ``export``, and ``train`` from weights and to weights."""
+
+import argparse
+import json
+import sys
+from math import exp, log
+
+import numpy as np
+import pytest
+from mpitest import mpi, mpirun
+from published_folders import stored, write_folder
+from safetensors.numpy import load_file
+
+from tparallel import cli, data, tokenizer
+from tparallel.commands import eval as command
+from tparallel.config import ModelConfig, TrainConfig
+from tparallel.errors import DataError, TParallelError
+from tparallel.serial.loss import cross_entropy_forward
+from tparallel.serial.model import model_forward
+from tparallel.serial.train import initial_params
+
+EVAL = ["-m", "tparallel", "eval"]
+TINY = ["--L", "2", "--D", "16", "--H", "2", "--T", "8", "--V", "259"]
+MODEL = ModelConfig(L=2, D=16, H=2, T=8, V=259)
+
+
+def test_other_programs_give_tokens_and_get_logits_and_the_loss(tmp_path):
+    """Four ranks, tp=2 dp=2, three rows: a file (B, T, V) in the dtype asked for, the mean loss of
+    the B · (T − 1) next tokens printed and in the JSON file."""
+    _, _, tokens, logits = stored("gpt2")
+    folder, ids, out, answer = (tmp_path / n for n in ("gpt2", "ids.npy", "out.npy", "a.json"))
+    write_folder(folder, "gpt2", files=3)
+    np.save(ids, tokens.astype(np.int64))
+    flags = ["--weights", folder, "--tokens", ids, "--logits", out, "--json", answer]
+    flags += ["--dtype", "float64", "--tp", "2", "--dp", "2", "--zero", "3"]
+    ended = mpirun(4, *EVAL, *map(str, flags))
+    assert ended.code == 0, ended.out
+    found = np.load(out)
+    assert found.dtype == np.float64 and found.shape == logits.shape
+    assert np.abs(found - logits).max() <= 1e-10 * np.abs(logits).max()
+    said = json.loads(answer.read_text())
+    wanted = float(cross_entropy_forward(logits[:, :-1], tokens[:, 1:], tokens[:, 1:].size)[0])
+    assert said["loss"] == pytest.approx(wanted, rel=1e-10) and said["targets"] == 15
+    assert said["perplexity"] == pytest.approx(exp(wanted), rel=1e-10)
+    assert f"loss {wanted:.8g}" in ended.out and "bits_per_byte" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "gpt2", "ids.npy", "out.npy"]
+
+
+def test_every_token_of_a_text_but_the_first_is_a_target_once(tmp_path):
+    """The reference model before training, pp=2, two files of 61 and 34 bytes and the token
+    between them: 12 rows of 8, the last one short; the loss of serial, over 95 targets."""
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    files[0].write_text("The cat sat on the mat. It was soft. The dog sat beside the cat")
+    files[1].write_text("and nobody said a word until noon.")
+    answer = tmp_path / "a.json"
+    flags = [*TINY, "--init", "random", "--dtype", "float64", "--pp", "2", "--json", str(answer)]
+    ended = mpirun(2, *EVAL, *flags, "--data", *map(str, files))
+    assert ended.code == 0, ended.out
+    text = data.load(files, 259).tokens.astype(np.int64)
+    params = initial_params(MODEL, TrainConfig(init="random", dtype="float64"))
+    total = 0.0
+    for start in range(0, len(text) - 1, 8):
+        row = text[start : start + 9][None]
+        part = cross_entropy_forward(model_forward(row[:, :-1], params)[0], row[:, 1:], 1)[0]
+        total += float(part)
+    said = json.loads(answer.read_text())
+    assert said["targets"] == len(text) - 1 and len(text) % 8 != 1
+    assert said["loss"] == pytest.approx(total / (len(text) - 1), rel=1e-10)
+    count = int((text[1:] < 256).sum())
+    assert count == len(text) - 2
+    assert said["bits_per_byte"] == pytest.approx(total / count / log(2), rel=1e-10)
+
+
+def test_training_starts_from_weights_and_ends_in_weights(tmp_path):
+    """Two ranks, tp = 2: a run of lr 0 from an exported model leaves every bit as it was; the loss
+    of its first step is that of the weights; a run that learns changes them."""
+    first = [*TINY, "--steps", "2", "--validate-every", "0"]
+    train = ["-m", "tparallel", "train"]
+    ended = mpirun(2, *train, *first, "--zero", "1", "--export", str(tmp_path / "one"))
+    assert ended.code == 0 and f"Weights: {tmp_path / 'one'}" in ended.out, ended.out
+    still = ["--lr", "0", "--steps", "1", "--tp", "2", "--validate-every", "0"]
+    folders = ["--weights", str(tmp_path / "one"), "--export", str(tmp_path / "two")]
+    ended = mpirun(2, *train, *still, *folders, "--log", str(tmp_path / "log"))
+    assert ended.code == 0, ended.out
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    assert one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+    header, line = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert ModelConfig(**header["model"]) == MODEL
+    start = initial_params(MODEL, TrainConfig())
+    moved = np.abs(one["lm_head.weight"] - start["head"]["w_tok"]).max()
+    assert 0 < moved < 0.01 and np.isfinite(line["loss"])
+
+
+REFUSED = [
+    ("--weights {gpt2} --L 3", "ConfigError: the weights say what the model is"),
+    ("--weights {gpt2} --model gpt2", "ConfigError: the weights say what the model is"),
+    ("--weights {here}", "WeightsError: a model is a folder with config.json"),
+    ("--weights {gpt2} --tokens {big}", "DataError: token ids must lie in the vocabulary"),
+    ("--weights {gpt2} --tokens {long}", "WeightsError: rows are at most as long as"),
+    ("--weights {gpt2} --tokens {flat}", "DataError: --tokens must be integers of shape"),
+    ("--weights {gpt2} --tokens {here}/x", "DataError: --tokens must be a NumPy file"),
+    ("--weights {gpt2} --tokens {big} --T 5", "ConfigError: the rows say how long they are"),
+    ("--weights {gpt2} --logits {here}/x", "ConfigError: logits are those of rows of tokens"),
+    ("--tokens {big} --json {here}/no/x", "ConfigError: an answer needs a place"),
+    ("--weights {gpt2} --data {big}", "DataError: the vocabulary must have a token"),
+    ("--dtype int8", "ConfigError: dtype is not one"),
+]
+
+
+@mpi(2)
+def test_a_wrong_request_is_refused_alike_on_every_rank(comm, tmp_path):
+    """Before anything is computed: *rule; values; way out*."""
+    names = {name: tmp_path / f"{name}.npy" for name in ("big", "long", "flat")}
+    names |= {"gpt2": tmp_path / "gpt2", "here": tmp_path}
+    if comm.rank == 0:
+        write_folder(names["gpt2"], "gpt2")
+        np.save(names["big"], np.array([[0, 37]]))
+        np.save(names["long"], np.zeros((1, 9), int))
+        np.save(names["flat"], np.zeros(9, int))
+    comm.Barrier()
+    for flags, said in REFUSED:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        with pytest.raises(TParallelError) as e:
+            command.main(parser.parse_args(flags.format(**names).split()))
+        text = f"{type(e.value).__name__}: {e.value}"
+        assert said in text, flags
+        assert any(way in text for way in ("Use ", "Leave ", "Give ", "Write ")), text
+
+
+def test_export_writes_a_folder_once_more_in_another_dtype(tmp_path, capsys):
+    """float32 to float16: every number rounded, the tokenizer's files beside it."""
+    source = write_folder(tmp_path / "gpt2", "gpt2")
+    (source / "tokenizer.json").write_text("{}")
+    out = tmp_path / "half"
+    assert cli.main(["export", str(source), "--out", str(out), "--dtype", "float16"]) == 0
+    found = load_file(out / "model.safetensors")
+    for name, a in stored("gpt2")[1].items():
+        assert np.array_equal(found[name], a.astype(np.float16)), name
+    assert (out / "tokenizer.json").read_text() == "{}"
+    assert "float16" in capsys.readouterr().out
+    assert cli.main(["export", str(source), "--out", str(out)]) == 2
+    assert cli.main(["export", str(source), "--out", str(tmp_path / "x"), "--dtype", "int8"]) == 2
+
+
+TEXT = "Grüße, 世界! the cat sat on the mat; the cat sat.\n" * 3
+
+
+@pytest.fixture
+def bpe(tmp_path):
+    """A byte-level tokenizer.json of 300 tokens, the last one special, in a folder."""
+    library = pytest.importorskip("tokenizers", reason="needs the extra hf")
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tok = library.Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    tok.train_from_iterator([TEXT], trainer)
+    tok.add_special_tokens(["<|endoftext|>"])
+    tok.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_a_models_own_tokenizer_makes_the_tokens_and_knows_their_bytes(bpe):
+    """Two documents and the token between them; the sizes of all tokens add up to the files'."""
+    end = 280
+    found = tokenizer.of_folder(bpe, {"eos_token_id": end}, 300)
+    for name in ("a", "b"):
+        (bpe / name).write_text(TEXT, encoding="utf-8")
+    corpus = data.load([bpe / "a", bpe / "b"], 300, found)
+    assert len(corpus.tokens) < len(TEXT.encode()) and corpus.tokens.max() == end
+    assert (corpus.tokens == end).sum() == 1
+    assert corpus.sizes[corpus.tokens].sum() == corpus.size == 2 * len(TEXT.encode())
+    targets = corpus.tokens[1:]
+    bits = data.bits_per_byte(2.0, targets, corpus.sizes)
+    count = corpus.size - corpus.sizes[corpus.tokens[0]]
+    assert bits == pytest.approx(2.0 * len(targets) / count / log(2), rel=1e-12)
+
+
+def test_a_tokenizer_that_cannot_serve_is_refused(bpe, monkeypatch):
+    """A vocabulary too small; a text that is not UTF-8; another form; the library missing."""
+    with pytest.raises(DataError, match=r"ids up to 280, V = 280"):
+        tokenizer.of_folder(bpe, {}, 280)
+    (bpe / "latin").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(DataError, match=r"UTF-8: latin has byte 0xfc at 2"):
+        data.load([bpe / "latin"], 300, tokenizer.of_folder(bpe, {}, 300))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(DataError, match="Install the extra hf"):
+        tokenizer.of_folder(bpe, {}, 300)
+    (bpe / "tokenizer.json").rename(bpe / "vocab.json")
+    with pytest.raises(DataError, match=r"has vocab.json alone"):
+        tokenizer.of_folder(bpe, {}, 300)
+    (bpe / "vocab.json").unlink()
+    assert tokenizer.of_folder(bpe, {}, 300) is None
