@@ -4,15 +4,18 @@ A table is read in two directions: ``folder.py`` fills our arrays from their ten
 their tensors from our arrays.  The patterns are those of ``blocks.py``; ``T``, ``V``, ``D``, ``H``
 ... are the sizes of ModelConfig, by which ``settings`` also names what config.json says.
 
-Source: the classes of that name in Hugging Face transformers; GPT-2: Radford et al. 2019
+Source: the classes of that name in Hugging Face transformers; GPT-2: Radford et al. 2019; Llama:
+Touvron et al. 2023; Qwen2: Yang et al. 2024
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..config import ModelConfig
 from ..serial.parameters import layer_names
+
+REQUIRED = object()  # a key that config.json must have
 
 
 class Row(NamedTuple):
@@ -104,4 +107,56 @@ GPT2 = Architecture(
     not_read=(".attn.bias", ".attn.masked_bias"),  # the causal mask, in files of long ago
 )
 
-ARCHITECTURES = {a.name: a for a in (GPT2,)}
+_LLAMA_SETTINGS = (
+    ("num_hidden_layers", "L", REQUIRED),
+    ("hidden_size", "D", REQUIRED),
+    ("num_attention_heads", "H", REQUIRED),
+    ("num_key_value_heads", "Hkv", None),
+    ("head_dim", "K", None),
+    ("intermediate_size", "F", REQUIRED),
+    ("max_position_embeddings", "T", REQUIRED),
+    ("vocab_size", "V", REQUIRED),
+    ("rms_norm_eps", "norm_eps", 1e-6),
+    ("tie_word_embeddings", "tied", False),
+)
+LLAMA = Architecture(
+    name="LlamaForCausalLM",
+    model_type="llama",
+    prefix="model.",
+    layer="layers",
+    is_this={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": "none"},
+    settings=_LLAMA_SETTINGS,
+    only={"hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,)},
+    table=(
+        Row("embed.w_tok", "V D", "embed_tokens.weight", "V D"),
+        Row("head.norm.g", "D", "norm.weight", "D"),
+    ),
+    block=(  # their weights are (out, in)
+        Row("norm1.g", "D", "input_layernorm.weight", "D"),
+        Row("attn.w_q", "D H K", "self_attn.q_proj.weight", "(H K) D"),
+        Row("attn.w_kv", "D 0/2 Hkv K", "self_attn.k_proj.weight", "(Hkv K) D"),
+        Row("attn.w_kv", "D 1/2 Hkv K", "self_attn.v_proj.weight", "(Hkv K) D"),
+        Row("attn.w_out", "H K D", "self_attn.o_proj.weight", "D (H K)"),
+        Row("norm2.g", "D", "post_attention_layernorm.weight", "D"),
+        Row("mlp.w_in", "D 0/2 F", "mlp.gate_proj.weight", "F D"),
+        Row("mlp.w_in", "D 1/2 F", "mlp.up_proj.weight", "F D"),
+        Row("mlp.w_out", "F D", "mlp.down_proj.weight", "D F"),
+    ),
+    not_read=(".rotary_emb.inv_freq",),
+)
+
+QWEN2 = replace(
+    LLAMA,
+    name="Qwen2ForCausalLM",
+    model_type="qwen2",
+    is_this={**LLAMA.is_this, "bias": "qkv"},
+    only={"hidden_act": ("silu", "swish")},
+    block=(
+        *LLAMA.block,
+        Row("attn.b_q", "H K", "self_attn.q_proj.bias", "(H K)"),
+        Row("attn.b_kv", "0/2 Hkv K", "self_attn.k_proj.bias", "(Hkv K)"),
+        Row("attn.b_kv", "1/2 Hkv K", "self_attn.v_proj.bias", "(Hkv K)"),
+    ),
+)
+
+ARCHITECTURES = {a.name: a for a in (GPT2, LLAMA, QWEN2)}

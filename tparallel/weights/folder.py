@@ -38,7 +38,7 @@ class Folder:
         self.path, where = Path(path), f"{Path(path) / 'config.json'}"
         self.config = files.read_json(self.path / "config.json")
         self.architecture = architecture_of(self.config, where)
-        whole = model_config(self.config, where)
+        whole = model_config(self.config, where, T)
         if T > whole.T:
             raise WeightsError(
                 f"rows are at most as long as those that the model was made for: T = {T}, "

@@ -5,7 +5,8 @@ from typing import Any
 from ..config import ModelConfig
 from ..config.rules import either
 from ..errors import WeightsError
-from .architectures import ARCHITECTURES, GPT2, Architecture
+from . import rope
+from .architectures import ARCHITECTURES, GPT2, REQUIRED, Architecture
 
 ELSEWHERE = {  # keys that change what a model computes, in whatever family they occur
     "quantization_config": "quantised weights",
@@ -17,6 +18,7 @@ ELSEWHERE = {  # keys that change what a model computes, in whatever family they
     "qk_layernorm": "normed queries and keys",
     "attn_logit_softcapping": "capped scores",
     "final_logit_softcapping": "capped logits",
+    "rope_interleaved": "rotary positions of neighbouring numbers",
 }
 
 
@@ -32,8 +34,9 @@ def architecture_of(config: dict, where: str) -> Architecture:
     return ARCHITECTURES[known[0]]
 
 
-def model_config(config: dict, where: str) -> ModelConfig:
-    """What config.json says, in our letters.  ``where`` names the file in errors.
+def model_config(config: dict, where: str, T: int = 0) -> ModelConfig:
+    """What config.json says, in our letters, for rows of T tokens (0: the most that there can be).
+    ``where`` names the file in errors.
 
     Errors: WeightsError where it asks for what is not computed here.
     """
@@ -47,8 +50,16 @@ def model_config(config: dict, where: str) -> ModelConfig:
     fields: dict[str, Any] = dict(a.is_this)
     for key, ours, default in a.settings:
         value = config.get(key, default)
+        if value is REQUIRED:
+            raise WeightsError(
+                f"config.json must say what the model is: {where} has no {key}. Use the one that "
+                "belongs to the weights."
+            )
         if value is not None:
             fields[ours] = value
+    if a.is_this["position"] == "rope":
+        fields |= rope.read(config, fields["T"], where)
+    _check_window(config, fields["L"], T or fields["T"], where)
     return ModelConfig(**fields)
 
 
@@ -61,6 +72,8 @@ def config_json(c: ModelConfig, dtype: str) -> dict:
     out: dict[str, Any] = {"architectures": [a.name], "model_type": a.model_type}
     out |= {key: getattr(c, ours) for key, ours, _ in a.settings}
     out |= {key: allowed[0] for key, allowed in a.only.items()}
+    if c.position == "rope":
+        out |= rope.written(c)
     return out | {"torch_dtype": dtype}
 
 
@@ -75,6 +88,21 @@ def architecture_for(c: ModelConfig) -> Architecture:
         "a model can be exported if it is of an architecture that others know: this one has "
         f"{asked}. Train one of these: {'; '.join(ways)}, with H · K = D."
     )
+
+
+def _check_window(config: dict, L: int, T: int, where: str) -> None:
+    """Does a layer see less than the whole row?"""
+    if config.get("layer_types") is not None:
+        limited = "sliding_attention" in config["layer_types"]
+    else:
+        limited = bool(config.get("use_sliding_window")) and config.get("max_window_layers", 28) < L
+    window = config.get("sliding_window") or 4096
+    if limited and window < T:
+        raise WeightsError(
+            "attention must see the whole row: by "
+            f"{where} sliding_window = {window}, and rows have T = {T} tokens. Use T of at most "
+            f"{window}."
+        )
 
 
 def _class_of(model_type: Any) -> str:
