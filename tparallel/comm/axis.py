@@ -5,7 +5,8 @@ Sums are made in rank order: a reduce-scatter is an all-to-all followed by addit
 upwards, an all-reduce is that followed by an all-gather.  MPI's own reductions may add in another
 order at another size; these give the same bits for every split of the same vector, and on every
 rank.  float16 and bfloat16 are summed in float32: no MPI sums bfloat16, and one of them would add
-its bytes without a word.  At size 1 a verb copies: its result never aliases its input, at any size.
+its bytes without a word.  ``TPARALLEL_ALL_REDUCE=ring`` adds around a ring instead (ring.py).  At
+size 1 a verb copies: its result never aliases its input, at any size.
 
 Bytes that rank r of n sends, for a vector of ``total`` bytes cut into ``piece``s as equal as can
 be (``pieces``):
@@ -24,14 +25,17 @@ hides the transfer.  What is started must not be changed before it is awaited.
 Source: Thakur, Rabenseifner, Gropp 2005, sections 4.3 and 4.5 (what each must move at least).
 """
 
+import os
 import time
 
 from ..backend import xp
+from ..errors import ConfigError
 from .board import Board
 from .checked import Checker, wanted
 from .ledger import Ledger
 from .link import Link, Stamps
 from .pending import Pending
+from .ring import Ring
 from .transport import make_transport
 
 COMBINE = {"sum": xp.add, "max": xp.maximum}
@@ -60,6 +64,7 @@ class Axis:
         self._parts: list[Axis] = []
         self._checker = Checker(comm, name, board) if wanted() and comm.size > 1 else None
         self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
+        self._ring = Ring(comm, crowded) if ring_wanted() and comm.size > 1 else None
         self._spare: list = []  # buffers for received pieces, used again from call to call
 
     def all_reduce(self, x, *, what: str, op: str = "sum", out=None):
@@ -75,6 +80,8 @@ class Axis:
         mine = counts[self.rank]
         wire = (x.size - mine + (self.size - 1) * mine) * x.dtype.itemsize
         begun = self._begin("all_reduce", x, f"{what} {op}")
+        if self._ring:
+            return self._around(self._ring, begun, x, counts, op, what, out)
         finish_sum = self._scatter_sum(x, counts, op)
 
         def finish():
@@ -84,6 +91,16 @@ class Axis:
             return out
 
         return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, rounds=2)
+
+    def _around(self, ring: Ring, begun, x, counts, op: str, what: str, out) -> Pending:
+        """The same by the ring, which moves when it is awaited."""
+
+        def finish():
+            ring.all_reduce(x, counts, COMBINE[op], out)
+            return out
+
+        wire = ring.wire(counts) * x.dtype.itemsize
+        return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, 2 * self.size - 2)
 
     def reduce_scatter(self, x, *, what: str):
         """The sum of everybody's ``x`` (n k, ...), cut along dim 0; rank r keeps part r."""
@@ -211,6 +228,9 @@ class Axis:
             part.close()
         if self._checker:
             self._checker.close()
+        if self._ring:
+            self._ring.close()
+        self._move.close()
         if self._stamps:
             self._stamps.comm.Free()
         self._comm.Free()
@@ -274,6 +294,15 @@ class Axis:
         done = Pending(self.ledger, self.name, "", "", _nothing_more)
         done.result, done.done = out, True
         return done
+
+
+def ring_wanted() -> bool:
+    """``TPARALLEL_ALL_REDUCE``, read when communicators are made: ``ordered`` (the default), sums
+    in rank order, or ``ring`` (ring.py)."""
+    wanted = os.environ.get("TPARALLEL_ALL_REDUCE", "ordered")
+    if wanted not in ("ordered", "ring"):
+        raise ConfigError(f"TPARALLEL_ALL_REDUCE must be ordered or ring: it is {wanted!r}.")
+    return wanted == "ring"
 
 
 def _nothing_more() -> None:

@@ -76,6 +76,9 @@ class Staged:
         into = self._room(x)
         return self._then(self.host.receive(into.array, source, tag), None, into, x)
 
+    def close(self) -> None:
+        """The buffers stay: other communicators use them too."""
+
     def _copied(self, x) -> Room:
         room = self._room(x)
         x.get(out=room.array, blocking=False)

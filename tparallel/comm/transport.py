@@ -1,5 +1,5 @@
 """How an array reaches MPI: ``Direct`` hands MPI the array itself, ``Staged`` (staged.py) a copy in
-pinned host memory.
+pinned host memory, ``Ipc`` (ipc.py) nothing: ranks of one node read each other's device memory.
 
 NumPy arrays always go direct.  CuPy arrays go direct where the MPI library is CUDA-aware, and
 staged where it is not: a wrong "yes" would be a segmentation fault.  ``TPARALLEL_TRANSPORT``
@@ -27,6 +27,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8"
 TRANSPORTS = {
     "direct": "MPI is handed the arrays",
     "staged": "MPI is handed copies in pinned host memory",
+    "ipc": "ranks on one node read each other's device memory",
 }
 NAP = 50e-6  # seconds between two looks at a request, where ranks outnumber cores
 
@@ -80,6 +81,9 @@ class Direct:
     def receive(self, x, source: int, tag: int) -> Moving:
         return self._moving(self.comm.Irecv(*self._ready(x), source, tag), x)
 
+    def close(self) -> None:
+        """Nothing is kept between two calls."""
+
     def _moving(self, request, *arrays) -> Moving:
         return Moving(request, arrays, self.naps)
 
@@ -105,16 +109,17 @@ def check(x) -> None:
 
 
 def make_transport(comm, crowded: bool):
-    """``Direct`` or ``Staged`` (see ``chosen``).  ``crowded``: more ranks than cores on
+    """``Direct``, ``Staged`` or ``Ipc`` (see ``chosen``).  ``crowded``: more ranks than cores on
     this node.  Only MPICH's waiting ranks need to nap."""
     naps = crowded and MPI.get_vendor()[0] == "MPICH"
     name, why = chosen()
     if name == "direct":
         return Direct(comm, naps)
-    from .staged import Staged  # which imports from here
+    from .ipc import Ipc  # which imports from here
+    from .staged import Staged
 
     _say_once(name, why)
-    return Staged(comm, naps)
+    return Ipc(comm, naps) if name == "ipc" and comm.size > 1 else Staged(comm, naps)
 
 
 def chosen() -> tuple[str, str]:
