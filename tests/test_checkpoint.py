@@ -10,6 +10,7 @@ import pytest
 from layout_cases import MODEL, TRAIN, batch, same_bits
 from mpitest import mpi
 from safetensors.numpy import load_file
+from standin_cupy import CUPY
 
 from tparallel.checkpoint import Saver, load, newest, opened
 from tparallel.checkpoint.box import boxes, moved, overlap, shape_of
@@ -222,6 +223,30 @@ def test_saved_in_the_background_is_saved(comm, tmp_path):
     saver.finish()
     assert [path.name for path in steps(tmp_path / "later")][:2] == ["step-000004", "step-000003"]
     trainer.close()
+
+
+@mpi(2, env=CUPY)
+def test_arrays_on_a_gpu_go_through_the_host(comm, tmp_path):
+    """On a strict stand-in for CuPy, moments beside the parameters and in pinned memory: the bits
+    of the uninterrupted run, in each from both; saved at once and in the background."""
+    layouts = [
+        Layout(dp=2, zero=zero, offload=offload) for zero, offload in ((1, True), (3, False))
+    ]
+    config = replace(TRAIN, dtype="float16", steps=4, loss_scale=1024.0)
+    for i, layout in enumerate(layouts):
+        one = Trainer(MODEL, config, layout, comm)
+        train(one, 0, 2)
+        saver = Saver(one, tmp_path / str(i), TEXT, background=bool(i))
+        saver.save(2)
+        train(one, 2, 4)
+        saver.finish()
+        for other in layouts:
+            two = Trainer(MODEL, config, other, comm)
+            load(two, opened(path_of(tmp_path / str(i), 2), comm))
+            train(two, 2, 4)
+            assert all(map(same_bits, whole(one), whole(two)))
+            two.close()
+        one.close()
 
 
 @mpi(2)

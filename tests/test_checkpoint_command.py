@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mpitest import mpirun
+from published_folders import write_folder
 from test_train_command import start, wait_for_lines
 
 from tparallel import launch
@@ -42,6 +43,7 @@ def uninterrupted(tmp_path_factory):
     return run, log
 
 
+@pytest.mark.smoke
 def test_a_resumed_run_ends_with_the_files_of_the_uninterrupted_one(uninterrupted, tmp_path):
     """From step 4 to 6, with the settings of the checkpoint: the same layout writes the same bytes
     and logs the same losses; an existing log of this run is continued, another is not touched."""
@@ -60,6 +62,23 @@ def test_a_resumed_run_ends_with_the_files_of_the_uninterrupted_one(uninterrupte
         assert line["loss"] == there["loss"] and line["learning_rate"] == there["learning_rate"]
     ended = mpirun(1, *TRAIN, "--resume", str(path_of(run, 4)), "--log", __file__)
     assert ended.code == 2 and "or the log of the run that goes on" in ended.out, ended.out
+
+
+def test_fine_tuning_goes_on_too(tmp_path):
+    """From the weights of others: a run that goes on takes its numbers from the checkpoint, its
+    model and its tokens may be named by --weights again, and must be the same."""
+    weights, text = write_folder(tmp_path / "weights", "gpt2"), tmp_path / "text"
+    text.write_bytes(bytes(i * i % 37 for i in range(999)))
+    common = ["--weights", str(weights), "--data", str(text), "--validate-every", "0"]
+    a, b = tmp_path / "a", tmp_path / "b"
+    ended = mpirun(2, *TRAIN, *common, "--steps", "4", "--save", str(a), "--save-every", "2")
+    assert ended.code == 0, ended.out
+    ended = mpirun(2, *TRAIN, *common, "--resume", str(path_of(a, 2)), "--save", str(b))
+    assert ended.code == 0, ended.out
+    assert files(path_of(a, 4)) == files(path_of(b, 4))
+    text.write_bytes(bytes(i * i % 37 for i in range(998)))
+    ended = mpirun(2, *TRAIN, *common, "--resume", str(path_of(a, 2)), "--save", str(b))
+    assert ended.code == 2 and "with the text and the tokens that it had" in ended.out, ended.out
 
 
 def test_checkpoints_of_two_runs_are_not_mixed(uninterrupted):
@@ -196,6 +215,7 @@ def kills(folder: Path, times: int) -> int:
     return sum(kill_while_saving(folder / "run", rng, rng.choice([2, 4])) for _ in range(times))
 
 
+@pytest.mark.smoke
 def test_kill_9_of_a_rank_never_loses_the_previous_checkpoint(tmp_path):
     """Three random kills, each time --resume goes on from the newest."""
     kills(tmp_path, 3)

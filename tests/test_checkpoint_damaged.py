@@ -1,5 +1,6 @@
 """What is no whole checkpoint of this program is named and refused, the one before it found."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ from mpitest import mpirun
 from tparallel.checkpoint import manifest, newest, opened, resume
 from tparallel.checkpoint.folder import Checkpoint, examine, is_whole, path_of
 from tparallel.checkpoint.manifest import Damaged
+from tparallel.commands import checkpoint as command
 from tparallel.config import ModelConfig, replace
 from tparallel.data import Corpus
 from tparallel.errors import CheckpointError, ConfigError
@@ -134,6 +136,24 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_before_it_is_fou
     with pytest.raises(CheckpointError) as e:
         opened(last, Alone())
     assert why in str(e.value) and f"Use {before}, the newest whole one before it." in str(e.value)
+
+
+def test_the_command_lists_what_is_whole_and_what_is_not(run, capsys):
+    """The newest first; exit code 1 where one is refused; an error where there is none."""
+    args = argparse.Namespace(folder=str(run))
+    assert command.main(args) == 0
+    flip_a_bit(path_of(run, 2) / "rank-0001.safetensors")
+    assert command.main(args) == 1
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert [line.split()[:2] for line in lines] == [
+        ["step-000003", "whole"],
+        ["step-000002", "refused"],
+        ["step-000001", "whole"],
+    ]
+    assert "dp=2 zero=0 on 2 ranks" in lines[0] and "rank-0001.safetensors is not" in lines[1]
+    assert command.main(argparse.Namespace(folder=str(path_of(run, 1)))) == 0
+    with pytest.raises(CheckpointError, match="has none"):
+        command.main(argparse.Namespace(folder=str(run / "empty")))
 
 
 def test_every_bit_counts(run):

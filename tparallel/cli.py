@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("train one layout on a text", ranks=1),
     "eval": Command("the loss of a model on a text, and its logits, in any layout", ranks=1),
     "export": Command("write a model's weights as a folder that transformers loads"),
+    "checkpoint": Command("the checkpoints of a folder: whole, or why not"),
     "schedule": Command("a pipeline schedule: draw it, check it, predict it, run it"),
     "verify": Command("every layout against one process: a grid of answers", ranks=8),
     "sabotage": Command("known bugs, put in: does a check notice, does the loss?", ranks=4),

@@ -149,8 +149,9 @@ class Saver:
             folder.remove(path)
 
     def _prepare(self) -> None:
-        self.where.mkdir(parents=True, exist_ok=True)
-        folder.sync(self.where.parent)
+        if not self.where.exists():
+            self.where.mkdir(parents=True)
+            folder.sync(self.where.parent)
         folder.remove_temporary(self.where)
         later = [path for path in folder.steps(self.where) if folder.step_of(path) > self.step]
         for path in filter(folder.is_whole, later):
