@@ -50,9 +50,35 @@ def test_layer_norm_forward_and_both_halves_back(shape, dtype):
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
 def test_gelu_and_its_slope_for_inputs_of_any_size(scale, dtype):
     """Also far out, where the exponential would overflow."""
-    x = draw((3, 5, 37), dtype, scale)
-    for ours, theirs in zip(fast.gelu_forward(x), plain.gelu_forward(x)):
-        close(ours, theirs, dtype)
+    x, b = draw((3, 5, 37), dtype, scale), draw((37,), dtype, scale, seed=1)
+    for bias in ((), (b,)):
+        for ours, theirs in zip(fast.gelu_forward(x, *bias), plain.gelu_forward(x, *bias)):
+            close(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+@pytest.mark.parametrize("V", [1, 5, 259])
+def test_cross_entropy_and_its_gradient(V, scale, dtype):
+    """Scores beyond ±80, a vocabulary of one, the last id as a target."""
+    logits, targets = draw((2, 3, V), dtype, scale), np.arange(6).reshape(2, 3) % V
+    targets[0, 0] = V - 1
+    ours, cache = fast.cross_entropy_forward(logits, targets, 6)
+    theirs, their_cache = plain.cross_entropy_forward(logits, targets, 6)
+    assert abs(ours - theirs) <= BOUND[dtype] * max(1.0, abs(theirs))
+    dlogits = fast.cross_entropy_backward(cache)
+    assert dlogits.dtype == np.dtype(dtype)
+    assert np.abs(dlogits - plain.cross_entropy_backward(their_cache)).max() <= BOUND[dtype] / 6
+
+
+def test_a_row_that_is_named_twice_is_added_twice():
+    """The gradient of an embedding."""
+    x, numbers = draw((2, 3, 5), "float64"), np.array([[1, 4, 1], [0, 1, 4]])
+    ours, theirs = np.zeros((2, 6, 5))
+    fast.add_rows(ours, numbers, x)
+    plain.add_rows(theirs, numbers, x)
+    assert np.array_equal(ours, theirs)
+    assert np.allclose(ours[1], x[0, 0] + x[0, 2] + x[1, 1])
 
 
 @pytest.mark.parametrize("dtype", BOUND)
@@ -110,7 +136,7 @@ def test_adamw_over_ten_steps(dtype):
     for step in range(10):
         g = draw((5, 7), dtype, seed=9 + step)
         for kernels, (w, m, v) in ((fast, ours), (plain, theirs)):
-            kernels.adamw_update(w, g, m, v, step, 0.1, 0.01, c)
+            kernels.adamw_update(w, g, m, v, step, 0.1, 0.01, c, 0.3)
     for a, b in zip(ours, theirs):
         close(a, b, dtype)
 
@@ -123,6 +149,7 @@ def test_a_number_that_is_not_finite_stays_so(bad):
     g = np.ones(8, np.float32)
     assert not np.isfinite(fast.layernorm_forward(x, g, g)[0][0, 2]).any()
     assert not np.isfinite(fast.gelu_forward(x)[0][0, 2, 3])
+    assert not np.isfinite(fast.cross_entropy_forward(x, np.zeros((1, 4), int), 4)[0])
     q, kv = draw((1, 4, 1, 8), "float32"), draw((1, 4, 2, 1, 8), "float32")
     q[0, 2, 0, 3] = bad
     assert np.isnan(fast.heads_forward(q, kv)[0][0, 2]).any()

@@ -22,6 +22,7 @@ sys.path[0:1] = [str(HERE.parent), str(HERE.parent.parent)]
 from tparallel import launch  # noqa: E402 (found by the path above)
 
 BENCHES = {
+    "single": "one process against PyTorch eager and compiled, speed and memory",
     "tensor-parallel": "tp = 2 against Megatron's cut by hand in PyTorch, over gloo",
     "pipeline": "pp = 2 against torch.distributed.pipelining",
     "zero": "dp = 2: ZeRO-1 against DistributedDataParallel, ZeRO-3 against FSDP2",

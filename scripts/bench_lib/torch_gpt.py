@@ -29,6 +29,8 @@ class Embed(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(c.V, c.D), nn.Embedding(c.T, c.D)
+        for table in (self.tokens, self.positions):  # N(0, 1), as it comes, is too wide for a tied
+            nn.init.normal_(table.weight, std=0.02)  # head: denormals, a step five times as long
 
     def forward(self, tokens):
         return self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
@@ -37,7 +39,10 @@ class Embed(nn.Module):
 def layers(c: ModelConfig) -> list[nn.Module]:
     """embed, L blocks, head: ``nn.Sequential`` of all is the model, of some a stage."""
     head = nn.Sequential(nn.LayerNorm(c.D), nn.Linear(c.D, c.V, bias=False))
-    return [Embed(c), *(Block(c) for _ in range(c.L)), head]
+    embed = Embed(c)
+    if c.tied:
+        head[1].weight = embed.tokens.weight
+    return [embed, *(Block(c) for _ in range(c.L)), head]
 
 
 def mean_loss(logits, targets):

@@ -41,4 +41,7 @@ heads_forward = _chosen.heads_forward
 heads_backward = _chosen.heads_backward
 scores_again = _chosen.scores_again
 kept_scores = _chosen.kept_scores
+add_rows = _chosen.add_rows
+cross_entropy_forward = _chosen.cross_entropy_forward
+cross_entropy_backward = _chosen.cross_entropy_backward
 adamw_update = _chosen.adamw_update

@@ -113,25 +113,28 @@ def norm_backward_weight(dy, xhat, dg, db):
 
 
 @njit(**OPTIONS)
-def gelu_forward(x, y, slope):
+def gelu_forward(x, b, y, slope):
+    rows, F = x.shape
     T = x.dtype.type
     one, k0, k1, k3 = T(1), T(2 * C), T(2 * C * A), T(6 * C * A)
-    for i in range(x.size):
-        u = x[i]
-        q = u * u
-        s = one / (one + exp(-u * (k0 + k1 * q)))  # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
-        o = u * s
-        y[i] = o
-        slope[i] = s + o * (one - s) * (k0 + k3 * q)
+    for i in range(rows):
+        row, out, steep = x[i], y[i], slope[i]
+        for j in range(F):
+            u = row[j] + b[j]
+            q = u * u
+            s = one / (one + exp(-u * (k0 + k1 * q)))  # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
+            o = u * s
+            out[j] = o
+            steep[j] = s + o * (one - s) * (k0 + k3 * q)
 
 
 @njit(**OPTIONS)
-def add_bias(y, b):
-    rows, D = y.shape
+def add_rows(table, numbers, x):
+    rows, D = x.shape
     for i in range(rows):
-        row = y[i]
+        row, new = table[numbers[i]], x[i]
         for j in range(D):
-            row[j] += b[j]
+            row[j] += new[j]
 
 
 @njit(**OPTIONS)
@@ -184,31 +187,27 @@ def softmax_block_backward(ds, e, inverse, first, scale):
 
 
 @njit(**OPTIONS)
-def cross_entropy(e, total, top):
-    """e ← e^(logit − top), in place; the row sums into ``total`` and row maxima into ``top``."""
+def cross_entropy(logits, top, e, total):
+    """e ← e^(logit − top), and its row sums into ``total``."""
     rows, V = e.shape
     T = e.dtype.type
     for i in range(rows):
-        row = e[i]
-        m = row[0]
-        for j in range(V):
-            m = row[j] if row[j] > m else m
-        s = T(0)
+        row, out, m, s = logits[i], e[i], top[i], T(0)
         for j in range(V):
             v = row[j] - m
             v = T(LOWEST) if v < T(LOWEST) else v
             t = exp(v)
-            row[j] = t
+            out[j] = t
             s += t
-        total[i], top[i] = s, m
+        total[i] = s
 
 
 @njit(**OPTIONS)
-def adamw(w, g, m, v, beta1, beta2, rate, eps, keep):
+def adamw(w, g, m, v, scale, beta1, beta2, rate, eps, keep):
     T = w.dtype.type
     one = T(1)
     for i in range(w.size):
-        x = g[i]
+        x = g[i] * scale
         a = beta1 * m[i] + (one - beta1) * x
         b = beta2 * v[i] + (one - beta2) * (x * x)
         m[i], v[i] = a, b

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 from ..errors import TParallelError
 from .guard import env_rank, refuse_singletons, started_copies
+from .heap import keep_freed_memory
 from .host import Host, sign_off
 from .memory import remove, segments
 from .mpi import installed
-from .start import die_with_parent, keep_freed_memory, limit_threads
+from .start import die_with_parent, limit_threads
 from .stop import signals
 from .watchdog import Watchdog, main_stack
 

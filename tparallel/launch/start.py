@@ -35,7 +35,6 @@ SEVERAL_HOSTS = (
     "I_MPI_HYDRA_HOST_FILE",
 )
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMBA_NUM_THREADS")
 JOB = "TPARALLEL_JOB"  # marks every process of a job that was started here
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # in the ranks, not in their launcher
@@ -59,18 +58,6 @@ def command(
     full.setdefault("PYTHONUNBUFFERED", "1")
     line = [mpi.mpiexec, *FLAGS[mpi.name], "-n", str(ranks), sys.executable, *argv]
     return line, full
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed arrays.
-
-    glibc returns large arrays to the system when they are freed and is given them again, page by
-    page, in the next layer: a sixth of a training step.  Elsewhere this does nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def limit_threads(env: MutableMapping[str, str]) -> None:

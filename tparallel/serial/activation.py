@@ -11,8 +11,10 @@ C = sqrt(2 / pi)  # Python floats: a NumPy scalar would turn float32 into float6
 A = 0.044715
 
 
-def gelu_forward(x):
-    """y = gelu(x), and gelu'(x): the slope is kept in place of x and tanh u (half the memory)."""
+def gelu_forward(x, b=None):
+    """y = gelu(x + b), and gelu'(x + b): the slope is kept in place of x and tanh u (half the
+    memory).  The bias of the product before is added here, where x is read anyway."""
+    x = x if b is None else x + b
     square = x * x
     t = xp.tanh(C * x * (1 + A * square))
     slope = 0.5 * (1 + t) + 0.5 * C * x * (1 - t * t) * (1 + 3 * A * square)

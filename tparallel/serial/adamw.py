@@ -8,12 +8,16 @@ from ..backend import xp
 from ..config import TrainConfig
 
 
-def adamw_update(w, g, m, v, step: int, lr: float, decay: float, c: TrainConfig) -> None:
+def adamw_update(
+    w, g, m, v, step: int, lr: float, decay: float, c: TrainConfig, scale: float = 1.0
+) -> None:
     """m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← w − lr (m̂ / (√v̂ + ε) + λ w), where
-    m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ) and t = step + 1.
+    m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = step + 1, and g is ``scale`` (clipping's factor)
+    times the array of that name, which stays as it is.
 
     Source: Loshchilov and Hutter 2019, algorithm 2 (the decay does not pass through the moments).
     """
+    g = g * scale
     m *= c.beta1
     m += (1 - c.beta1) * g
     v *= c.beta2
@@ -24,10 +28,10 @@ def adamw_update(w, g, m, v, step: int, lr: float, decay: float, c: TrainConfig)
     w -= lr * (mhat / (xp.sqrt(vhat) + c.eps))
 
 
-def sgd_update(w, g, lr: float, decay: float) -> None:
-    """w ← w − lr (g + λ w)."""
+def sgd_update(w, g, lr: float, decay: float, scale: float = 1.0) -> None:
+    """w ← w − lr (scale · g + λ w)."""
     w *= 1 - lr * decay
-    w -= lr * g
+    w -= lr * (g * scale)
 
 
 def learning_rate(step: int, c: TrainConfig) -> float:

@@ -5,6 +5,7 @@ Source:  Radford et al. 2018, section 3.1
 """
 
 from ..backend import xp
+from ..kernels import add_rows
 from .dropout import NONE
 
 
@@ -22,7 +23,7 @@ def embed_backward_input(dx, cache, p):
 def embed_backward_weight(wcache):
     dx, tokens, tok_shape, pos_shape = wcache
     dtok = xp.zeros(tok_shape, dx.dtype)
-    xp.add.at(dtok, tokens, dx)  # a token that occurs twice collects twice
+    add_rows(dtok, tokens, dx)  # a token that occurs twice collects twice
     dpos = xp.zeros(pos_shape, dx.dtype)
     dpos[: dx.shape[1]] = dx.sum(0)
     return {"w_tok": dtok, "w_pos": dpos}

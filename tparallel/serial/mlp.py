@@ -9,8 +9,8 @@ from .linear import linear_backward_input, linear_backward_weight, linear_forwar
 
 
 def mlp_forward(x, p):
-    h = linear_forward(x, p["w_in"], p["b_in"])  # (B, T, F)
-    a, slope = gelu_forward(h)  # (B, T, F)
+    h = linear_forward(x, p["w_in"])  # (B, T, F)
+    a, slope = gelu_forward(h, p["b_in"])  # (B, T, F)
     y = linear_forward(a, p["w_out"], p["b_out"])  # (B, T, D)
     return y, (x, slope, a)
 

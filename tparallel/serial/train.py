@@ -4,10 +4,9 @@ from math import sqrt
 
 from ..backend import xp
 from ..config import ModelConfig, TrainConfig
-from ..kernels import adamw_update
+from ..kernels import adamw_update, cross_entropy_backward, cross_entropy_forward
 from .adamw import clip_factor, learning_rate, sgd_update
 from .dropout import NONE, Dropout
-from .loss import cross_entropy_backward, cross_entropy_forward
 from .model import model_backward, model_forward
 from .parameters import decayed, initial, shapes
 
@@ -50,10 +49,10 @@ def train_step(params, moments, tokens, targets, step: int, c: TrainConfig, micr
     for layer, p in params.items():
         for name, w in p.items():
             g = grads[layer][name]
-            g *= scale
             decay = c.weight_decay if decayed(name) else 0.0
             if c.optimizer == "sgd":
-                sgd_update(w, g, lr, decay)
+                sgd_update(w, g, lr, decay, scale)
             else:
-                adamw_update(w, g, *(part[layer][name] for part in moments), step, lr, decay, c)
+                m, v = (part[layer][name] for part in moments)
+                adamw_update(w, g, m, v, step, lr, decay, c, scale)
     return loss, norm

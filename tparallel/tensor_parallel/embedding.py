@@ -11,6 +11,7 @@ Source:        Shoeybi et al. 2019, section 3
 """
 
 from ..backend import xp
+from ..kernels import add_rows
 from ..serial.dropout import NONE
 from .split import part
 
@@ -33,7 +34,7 @@ def embed_backward_weight(wcache, tp, V):
     dx, tokens, tok_shape, pos_shape = wcache
     local, mine = local_tokens(tokens, tp, V)
     dtok = xp.zeros(tok_shape, dx.dtype)
-    xp.add.at(dtok, local, dx * mine[..., None])  # a token that occurs twice collects twice
+    add_rows(dtok, local, dx * mine[..., None])  # a token that occurs twice collects twice
     dpos = xp.zeros(pos_shape, dx.dtype)
     dpos[: dx.shape[1]] = dx.sum(0)
     return {"w_tok": dtok, "w_pos": dpos}

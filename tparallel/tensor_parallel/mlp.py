@@ -12,8 +12,8 @@ from ..serial.linear import linear_backward_input, linear_backward_weight, linea
 
 def mlp_forward(x, p, tp):
     x = tp.enter(x, what="mlp.x")  # (B, T, D)
-    h = linear_forward(x, p["w_in"], p["b_in"])  # (B, T, F/tp)
-    a, slope = gelu_forward(h)  # (B, T, F/tp)
+    h = linear_forward(x, p["w_in"])  # (B, T, F/tp)
+    a, slope = gelu_forward(h, p["b_in"])  # (B, T, F/tp)
     y = linear_forward(a, p["w_out"])  # (B, T, D) partial over tp
     y = tp.leave(y, what="mlp.y") + p["b_out"]  # (B, T, D): the bias once, after the sum
     return y, (tp.keep(x), slope, a)

@@ -6,8 +6,8 @@ give the same bits there (a test says so).
 
 from functools import partial
 
+from .. import kernels
 from ..config import Layout, ModelConfig
-from ..serial import loss as serial_loss
 from ..serial.model import LAYERS, LayerFunctions
 from . import block, embedding, head
 from .loss import cross_entropy_backward, cross_entropy_forward
@@ -73,5 +73,5 @@ def finished(f: LayerFunctions, tp: TensorParallel) -> LayerFunctions:
 def loss_functions(axis, V: int):
     """(forward, backward) of the cross-entropy, over the axis ``tp``."""
     if axis.size == 1:
-        return serial_loss.cross_entropy_forward, serial_loss.cross_entropy_backward
+        return kernels.cross_entropy_forward, kernels.cross_entropy_backward
     return partial(cross_entropy_forward, tp=axis, V=V), cross_entropy_backward

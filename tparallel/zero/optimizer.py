@@ -47,12 +47,12 @@ class Optimizer:
             decay = c.weight_decay if decays else 0.0
             for s in _chunks(partition, start, start + len(w), decays):
                 with self.place.here({k: held[bucket][s] for k, held in self.state.items()}) as at:
-                    grad = g[s].astype(c.compute_dtype) * scale
+                    grad = g[s].astype(c.compute_dtype, copy=False)
                     value = at.get("master", w[s])
                     if c.optimizer == "sgd":
-                        sgd_update(value, grad, lr, decay)
+                        sgd_update(value, grad, lr, decay, scale)
                     else:
-                        adamw_update(value, grad, at["m"], at["v"], step, lr, decay, c)
+                        adamw_update(value, grad, at["m"], at["v"], step, lr, decay, c, scale)
                     if "master" in at:
                         w[s] = value
 

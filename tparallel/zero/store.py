@@ -66,6 +66,7 @@ class Store:
         self.wait_for = 1 if often else layout.microbatches  # additions before a sum over dp
         self.added: Counter = Counter()  # (bucket, layer) -> additions since that sum
         self.local: dict = {}  # bucket -> this rank's gradients that are not yet summed over dp
+        self.written: dict = {}  # bucket -> names whose gradient is there already
         self.summed: set = set()  # buckets that hold a sum of this step
 
     def _add_bucket(self, joined: dict[str, dict]) -> None:
@@ -146,20 +147,27 @@ class Store:
         """Add one micro-batch's gradients of a layer; the last layer of a bucket sends them off."""
         for b in self._buckets(layer):
             if b not in self.local:
-                self.local[b] = self._room_for_sum(b)
+                self.local[b], self.written[b] = self._room_for_sum(b), set()
             for (unit, name), view in self.partitions[b].views(self.local[b]).items():
-                if unit in stored_in(layer, self.tied):
+                if unit not in stored_in(layer, self.tied):
+                    continue
+                if (unit, name) in self.written[b]:
                     add_into(view, grads[name])
+                else:  # the first to come: nothing there to add to
+                    view[...] = grads[name]
+                    self.written[b].add((unit, name))
             self.added[b, layer] += 1
             if all(self.added[b, user] >= self.wait_for for user in self.users[b]):
                 self._start_sum(b)
 
     def _room_for_sum(self, bucket: str):
-        """Zeros for a whole bucket: kept, or made for as long as it takes to sum over dp."""
-        if self.sharded("grads"):
-            return xp.zeros(self.partitions[bucket].padded, self.dtype)
-        self.grads[bucket][...] = 0
-        return self.grads[bucket]
+        """Room for a whole bucket: kept, or made for as long as it takes to sum over dp."""
+        if not self.sharded("grads"):
+            return self.grads[bucket]
+        part = self.partitions[bucket]
+        room = xp.empty(part.padded, self.dtype)
+        room[part.size :] = 0
+        return room
 
     def _start_sum(self, bucket: str) -> None:
         """Sum over dp what was added since the last sum."""
