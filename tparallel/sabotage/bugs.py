@@ -139,7 +139,7 @@ BUGS: dict[str, Bug] = {
             "k2-fsa/icefall/issues/1616 karpathy/llama2.c/issues/522",
             {"dp": 2},
             "gradients",
-            ("train:Trainer._mine", "start = self.mesh.coords.dp * M * B", "start = 0"),
+            ("train:Trainer.mine", "start = self.mesh.coords.dp * M * B", "start = 0"),
         ),
         _bug(
             "bias-times-tp",
