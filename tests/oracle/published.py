@@ -5,15 +5,34 @@ and a name that is mixed up would not show.
 """
 
 import json
+from contextlib import contextmanager
 from copy import deepcopy
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 TOKENS = (3, 6)  # (B, T); T is shorter than the models'
-NORMS = ("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
+NORMS = ("norm.weight", "layernorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
 SMALL = {"bos_token_id": 0, "eos_token_id": 0}
+LLAMA = {
+    "vocab_size": 37,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    **SMALL,
+}
 CASES = {
     "gpt2": (
         GPT2LMHeadModel,
@@ -23,9 +42,46 @@ CASES = {
         GPT2LMHeadModel,
         GPT2Config(vocab_size=29, n_positions=8, n_embd=12, n_layer=3, n_head=2, n_inner=20,
                    activation_function="gelu_pytorch_tanh", tie_word_embeddings=False,
-                   **SMALL),
+                   layer_norm_epsilon=0.01, **SMALL),
+    ),
+    "llama": (LlamaForCausalLM, LlamaConfig(**LLAMA, rms_norm_eps=0.01)),
+    "llama3-tied": (
+        LlamaForCausalLM,
+        LlamaConfig(**LLAMA | {"head_dim": 6}, tie_word_embeddings=True, rope_parameters={
+            "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 16}),
+    ),
+    "llama-linear": (
+        LlamaForCausalLM,
+        LlamaConfig(**LLAMA, rope_parameters={
+            "rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}),
+    ),
+    "llama-dynamic": (
+        LlamaForCausalLM,
+        LlamaConfig(**LLAMA, rope_parameters={
+            "rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}),
+    ),
+    "qwen2-tied": (Qwen2ForCausalLM, Qwen2Config(**LLAMA, tie_word_embeddings=True)),
+    "qwen2-yarn": (
+        Qwen2ForCausalLM,
+        Qwen2Config(**LLAMA, rope_parameters={
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
+            "original_max_position_embeddings": 8}),
     ),
 }  # fmt: skip
+
+
+@contextmanager
+def in_float64():
+    """transformers computes norms and angles in float32, whatever a model's dtype is: bounds below
+    1e-7 need the same formulas in float64."""
+    kept = torch.float32, torch.float, torch.Tensor.float
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.float, torch.Tensor.float = kept
 
 
 def model_of(name: str, seed: int = 0):
@@ -40,7 +96,8 @@ def model_of(name: str, seed: int = 0):
                 if key.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
                 else 0.0
             )
-            p.copy_(torch.from_numpy(rng.normal(one, 0.3, tuple(p.shape)).astype("float32")))
+            values = np.round(rng.normal(one, 0.3, tuple(p.shape)) * 64) / 64  # small when stored
+            p.copy_(torch.from_numpy(values.astype("float32")))
     return model
 
 
@@ -54,8 +111,12 @@ def tokens_of(name: str) -> np.ndarray:
 
 def logits_of(model, tokens: np.ndarray) -> np.ndarray:
     """(B, T, V) in float64, from the same weights."""
-    with torch.no_grad():
-        return model.double()(torch.from_numpy(tokens)).logits.numpy()
+    model = model.double()
+    with torch.no_grad(), in_float64():
+        turned = getattr(model.base_model, "rotary_emb", None)
+        if turned is not None:
+            model.base_model.rotary_emb = type(turned)(model.config)
+        return model(torch.from_numpy(tokens)).logits.numpy()
 
 
 def logits_of_folder(folder, tokens: np.ndarray) -> np.ndarray:
