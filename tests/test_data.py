@@ -74,6 +74,7 @@ def test_files_are_read_as_bytes_whatever_they_mean(tmp_path):
         "documents": 2,
         "size": 1156,
         "sha256": hashlib.sha256(noise + text).hexdigest(),
+        "tokenizer": "bytes",
     }
 
 
@@ -97,6 +98,7 @@ def test_the_default_text_ships_with_python_and_says_which_one_it_is():
         "documents": len(topics),
         "size": len(text),
         "sha256": hashlib.sha256(text).hexdigest(),
+        "tokenizer": "bytes",
     }
 
 

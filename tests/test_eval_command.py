@@ -12,12 +12,17 @@ from published_folders import stored, write_folder
 from safetensors.numpy import load_file
 
 from tparallel import cli, data, tokenizer
+from tparallel.checkpoint import Saver, resume
 from tparallel.commands import eval as command
-from tparallel.config import ModelConfig, TrainConfig
+from tparallel.commands import flags
+from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.errors import DataError, TParallelError
+from tparallel.evaluate import Evaluator
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
 from tparallel.serial.train import initial_params
+from tparallel.train import Trainer
+from tparallel.weights import export_source, export_trainer, opened
 
 EVAL = ["-m", "tparallel", "eval"]
 TINY = ["--L", "2", "--D", "16", "--H", "2", "--T", "8", "--V", "259"]
@@ -118,13 +123,13 @@ def test_a_wrong_request_is_refused_alike_on_every_rank(comm, tmp_path):
         np.save(names["long"], np.zeros((1, 9), int))
         np.save(names["flat"], np.zeros(9, int))
     comm.Barrier()
-    for flags, said in REFUSED:
+    for line, said in REFUSED:
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         with pytest.raises(TParallelError) as e:
-            command.main(parser.parse_args(flags.format(**names).split()))
+            command.main(parser.parse_args(line.format(**names).split()))
         text = f"{type(e.value).__name__}: {e.value}"
-        assert said in text, flags
+        assert said in text, line
         assert any(way in text for way in ("Use ", "Leave ", "Give ", "Write ")), text
 
 
@@ -141,6 +146,33 @@ def test_export_writes_a_folder_once_more_in_another_dtype(tmp_path, capsys):
     assert "float16" in capsys.readouterr().out
     assert cli.main(["export", str(source), "--out", str(out)]) == 2
     assert cli.main(["export", str(source), "--out", str(tmp_path / "x"), "--dtype", "int8"]) == 2
+
+
+@mpi(2)
+def test_a_checkpoint_is_asked_and_exported_as_a_folder_is(comm, tmp_path):
+    """Saved by tp = 2 in float64: asked in dp = 2, zero = 3, it gives the loss of the trainer that
+    saved it; its export is the trainer's own, to the bit."""
+    text = data.load([__file__], 259)
+    train = TrainConfig(init="random", dtype="float64", global_batch=4)
+    trainer = Trainer(MODEL, train, Layout(tp=2), comm)
+    trainer.step(0, *text.batch(0, 4, 8, 0))
+    Saver(trainer, tmp_path / "runs", resume.text(text)).save(1)
+    tokens, targets = text.validation(0, 4, 8)
+    wanted = trainer.evaluate(tokens, targets)
+    export_trainer(trainer, tmp_path / "one")
+    trainer.close()
+    saved = opened(tmp_path / "runs", comm=comm)
+    assert saved.model == MODEL and saved.dtype == "float64" and saved.tokenizer() is None
+    asked = Trainer(saved.model, train, Layout(dp=2, zero=3), comm, start=saved.part, learns=False)
+    found = Evaluator(asked).loss(tokens, targets) / targets.size
+    asked.close()
+    assert abs(found - wanted) < 1e-12 * wanted
+    if comm.rank == 0:
+        export_source(saved, tmp_path / "two")
+        one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+        assert one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+    other = opened(tmp_path / "runs" / "step-000001", T=5, comm=comm)
+    assert other.model.T == 5 and other.part("embed")["w_pos"].shape == (5, 16)
 
 
 TEXT = "Grüße, 世界! the cat sat on the mat; the cat sat.\n" * 3
@@ -166,7 +198,8 @@ def bpe(tmp_path):
 def test_a_models_own_tokenizer_makes_the_tokens_and_knows_their_bytes(bpe):
     """Two documents and the token between them; the sizes of all tokens add up to the files'."""
     end = 280
-    found = tokenizer.of_folder(bpe, {"eos_token_id": end}, 300)
+    (bpe / "config.json").write_text(f'{{"eos_token_id": [{end}]}}')
+    found = tokenizer.of_folder(bpe, 300)
     for name in ("a", "b"):
         (bpe / name).write_text(TEXT, encoding="utf-8")
     corpus = data.load([bpe / "a", bpe / "b"], 300, found)
@@ -182,15 +215,18 @@ def test_a_models_own_tokenizer_makes_the_tokens_and_knows_their_bytes(bpe):
 def test_a_tokenizer_that_cannot_serve_is_refused(bpe, monkeypatch):
     """A vocabulary too small; a text that is not UTF-8; another form; the library missing."""
     with pytest.raises(DataError, match=r"ids up to 280, V = 280"):
-        tokenizer.of_folder(bpe, {}, 280)
+        tokenizer.of_folder(bpe, 280)
     (bpe / "latin").write_bytes("Grüße".encode("latin-1"))
     with pytest.raises(DataError, match=r"UTF-8: latin has byte 0xfc at 2"):
-        data.load([bpe / "latin"], 300, tokenizer.of_folder(bpe, {}, 300))
+        data.load([bpe / "latin"], 300, tokenizer.of_folder(bpe, 300))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(DataError, match="Install the extra hf"):
-        tokenizer.of_folder(bpe, {}, 300)
+        tokenizer.of_folder(bpe, 300)
     (bpe / "tokenizer.json").rename(bpe / "vocab.json")
     with pytest.raises(DataError, match=r"has vocab.json alone"):
-        tokenizer.of_folder(bpe, {}, 300)
+        tokenizer.of_folder(bpe, 300)
     (bpe / "vocab.json").unlink()
-    assert tokenizer.of_folder(bpe, {}, 300) is None
+    assert tokenizer.of_folder(bpe, 300) is None
+    args = argparse.Namespace(tokenizer=str(bpe))
+    with pytest.raises(DataError, match="--tokenizer needs a folder"):
+        flags.tokenizer(args, 300, None)

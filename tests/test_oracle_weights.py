@@ -9,7 +9,7 @@ from published_folders import NAMES, stored
 
 from tparallel.serial.model import model_forward
 from tparallel.serial.parameters import shapes
-from tparallel.weights import Folder, export_folder
+from tparallel.weights import Folder, export_source
 
 pytestmark = pytest.mark.oracle
 pytest.importorskip("transformers", reason="needs the oracle extra: transformers")
@@ -50,7 +50,7 @@ def test_an_exported_folder_loads_in_transformers_with_equal_logits(name, tmp_pa
     from oracle.published import logits_of_folder, model_of, tokens_of
 
     model_of(name, seed=4).save_pretrained(tmp_path / "source")
-    export_folder(Folder(tmp_path / "source"), tmp_path / "out")
+    export_source(Folder(tmp_path / "source"), tmp_path / "out")
     tokens = tokens_of(name)
     found = logits_of_folder(tmp_path / "out", tokens)
     assert_near(found, logits_of_folder(tmp_path / "source", tokens), 1e-14)

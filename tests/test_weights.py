@@ -17,7 +17,7 @@ from tparallel.serial.model import model_forward
 from tparallel.serial.parameters import shapes
 from tparallel.tensor_parallel.split import is_split, unshard
 from tparallel.train import Trainer
-from tparallel.weights import Folder, blocks, check, export_folder, export_trainer, files
+from tparallel.weights import Folder, blocks, check, export_source, export_trainer, files
 
 BOUNDS = {"float64": 1e-10, "float32": 1e-5}
 LAYOUTS = {  # of at most four ranks
@@ -100,7 +100,7 @@ def test_import_and_export_give_back_the_same_bits(name, dtype, tmp_path):
         pytest.importorskip("ml_dtypes", reason="needs the extra half")
         import ml_dtypes  # noqa: F401
     source = Folder(write_folder(tmp_path / "source", name, files=2, dtype=dtype))
-    export_folder(source, tmp_path / "out")
+    export_source(source, tmp_path / "out")
     found = load_all(tmp_path / "out")
     wanted = load_all(tmp_path / "source")
     assert {k: a.dtype.name for k, a in found.items()} == dict.fromkeys(wanted, dtype)
@@ -124,7 +124,7 @@ def test_an_export_is_cut_into_files_of_a_bounded_size_with_an_index(tmp_path, m
 
     monkeypatch.setattr(export, "FILE_BYTES", 4096)
     source = Folder(write_folder(tmp_path / "source", "gpt2"))
-    export_folder(source, tmp_path / "out")
+    export_source(source, tmp_path / "out")
     names = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     n = len(names)
     assert n > 2 and names == [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
@@ -287,12 +287,12 @@ def test_an_export_overwrites_nothing_and_refuses_what_nobody_could_load(tmp_pat
     source = Folder(write_folder(tmp_path / "source", "gpt2"))
     before = load_all(tmp_path / "source")
     with pytest.raises(WeightsError, match="makes a new folder"):
-        export_folder(source, tmp_path / "source")
+        export_source(source, tmp_path / "source")
     assert_equal(load_all(tmp_path / "source"), before)
     with pytest.raises(WeightsError, match=r"of an architecture that others know: .* Hkv = 1"):
         check(ModelConfig(H=4, Hkv=1), tmp_path / "new")
     (tmp_path / "empty").mkdir()
-    export_folder(source, tmp_path / "empty")
+    export_source(source, tmp_path / "empty")
     assert_equal(load_all(tmp_path / "empty"), before)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .tokenizer import BYTES as BYTES_ALONE
 from .tokenizer import Tokenizer
 
 BYTES = 256
@@ -44,6 +45,7 @@ class Corpus:
     sha256: str  # of all bytes, as ``cat FILE... | sha256sum`` prints it
     tokens: np.ndarray  # (N,) uint8, uint16 where V > 256, or uint32 of a tokenizer
     sizes: np.ndarray | None = None  # (V,) bytes that each token stands for; None: tokens are bytes
+    tokenizer: str = BYTES_ALONE  # or the sha256 of a tokenizer.json
 
     @property
     def split(self) -> int:
@@ -85,7 +87,7 @@ class Corpus:
 
     def identity(self) -> dict:
         """What belongs into every result: plain values, for JSON."""
-        fields = ("name", "documents", "size", "sha256")
+        fields = ("name", "documents", "size", "sha256", "tokenizer")
         return {field: getattr(self, field) for field in fields}
 
     def _rows(self, starts: np.ndarray, T: int) -> Rows:
@@ -114,7 +116,7 @@ def load(
     if tokenizer:
         parts = [tokenizer.encode(text, identity["name"]) for text in documents]
         tokens = _joined(parts, tokenizer.end, np.uint32)
-        return Corpus(**identity, tokens=tokens, sizes=tokenizer.sizes)
+        return Corpus(**identity, tokens=tokens, sizes=tokenizer.sizes, tokenizer=tokenizer.sha256)
     top = max(whole, default=0)
     if top >= V:
         raise DataError(
@@ -137,7 +139,7 @@ def agree(corpus: Corpus, comm: Any) -> None:
     if len(set(said)) > 1:
         lines = [
             f"rank {rank} {name}, {documents} documents, {size} bytes, sha256 {sha256[:12]}"
-            for rank, (name, documents, size, sha256) in enumerate(said)
+            for rank, (name, documents, size, sha256, _) in enumerate(said)
             if said.index(said[rank]) == rank
         ]
         raise DataError(

@@ -6,6 +6,7 @@ imported when a tokenizer.json is opened, and nothing is fetched from anywhere.
 Source: Sennrich et al. 2016 (byte pair encoding); Radford et al. 2019, section 2.2 (on bytes)
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import numpy as np
 from .errors import DataError
 
 FILE = "tokenizer.json"
+BYTES = "bytes"  # in place of a checksum, where there is no tokenizer
 OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 class Tokenizer:
     """``encode`` turns a document into ids; ``sizes[id]`` is the number of bytes that a token
-    stands for (0 for special ones); ``end`` is put between documents, where the model has one."""
+    stands for (0 for special ones); ``end`` is put between documents, where the model has one;
+    ``sha256`` of the file tells tokenizers apart."""
 
     def __init__(self, file: Path, V: int, end: int | None = None):
         try:
@@ -41,7 +44,7 @@ class Tokenizer:
                 f"every token must be in the model's vocabulary: {file} makes ids up to {top}, "
                 f"V = {V}. Use the tokenizer of this model."
             )
-        self.end = end
+        self.end, self.sha256 = end, hashlib.sha256(file.read_bytes()).hexdigest()
         special = {t["id"]: t for t in said.get("added_tokens", [])}
         on_bytes = '"ByteLevel"' in json.dumps(said.get("decoder"))
         self.sizes = np.zeros(V, np.int64)
@@ -68,13 +71,15 @@ class Tokenizer:
         return np.array(ids, np.uint32)
 
 
-def of_folder(folder: Path, config: dict, V: int) -> Tokenizer | None:
+def of_folder(folder: Path, V: int) -> Tokenizer | None:
     """The tokenizer of a model's folder; None where its tokens are bytes.
 
     Errors: DataError where the folder has a tokenizer of another form.
     """
     if (folder / FILE).exists():
-        end = config.get("eos_token_id")
+        config, end = folder / "config.json", None
+        if config.exists():
+            end = json.loads(config.read_text(encoding="utf-8")).get("eos_token_id")
         end = end[0] if isinstance(end, list) else end
         return Tokenizer(folder / FILE, V, end if end is not None and end < V else None)
     for name in OTHERS:

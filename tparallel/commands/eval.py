@@ -77,18 +77,18 @@ def main(args: argparse.Namespace) -> int:
     for path in filter(None, (args.logits, args.json)):
         check_place(path, comm)
     rows = read_tokens(args) if args.tokens else None
-    folder = flags.weights(args)
-    model = folder.model if folder else flags.model_config(args)
+    source = flags.weights(args, comm)
+    model = source.model if source else flags.model_config(args)
     corpus = None
     if rows is None:
-        corpus = data.load(args.data, model.V, folder.tokenizer() if folder else None)
+        corpus = data.load(args.data, model.V, flags.tokenizer(args, model.V, source))
         data.agree(corpus, comm)
         tokens, targets = rows_of(corpus.tokens, model.T)
     else:
         check_ids(rows, model.V, args.tokens)
         tokens, targets = rows, next_tokens(rows)
     layout, train = configs(args, len(tokens), comm.size)
-    start = folder.part if folder else None
+    start = source.part if source else None
     trainer = Trainer(model, train, layout, comm, start=start, learns=False)
     console = job_console(comm.rank)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731

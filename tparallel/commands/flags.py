@@ -2,13 +2,15 @@
 
 import argparse
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..config import PRESETS, Layout, ModelConfig, TrainConfig, preset, replace
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..layouts import microbatches
 from ..pipeline_parallel.schedules import SCHEDULES
-from ..weights.folder import Folder
+from ..tokenizer import Tokenizer, of_folder
+from ..weights import Source, opened
 
 HELP = {
     "L": "blocks",
@@ -108,8 +110,8 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
     return preset(getattr(args, "model", "gpt2"), **given(args, ModelConfig))
 
 
-def weights(args: argparse.Namespace) -> Folder | None:
-    """The folder of --weights, which says what the model is: of the model's flags only --T may be
+def weights(args: argparse.Namespace, comm: Any) -> Source | None:
+    """What --weights names, which says what the model is: of the model's flags only --T may be
     given beside it, for rows shorter than the model's.  Errors: ConfigError, WeightsError."""
     if not getattr(args, "weights", None):
         return None
@@ -119,7 +121,20 @@ def weights(args: argparse.Namespace) -> Folder | None:
             f"the weights say what the model is: --weights {args.weights}, and also "
             f"--{other[0].replace('_', '-')} {getattr(args, other[0])}. Leave one of them away."
         )
-    return Folder(args.weights, getattr(args, "T", 0))
+    return opened(args.weights, getattr(args, "T", 0), comm)
+
+
+def tokenizer(args: argparse.Namespace, V: int, source: Source | None) -> Tokenizer | None:
+    """That of --tokenizer, or of the weights; None where tokens are bytes.  Errors: DataError."""
+    if not args.tokenizer:
+        return source.tokenizer() if source else None
+    found = of_folder(Path(args.tokenizer), V)
+    if found is None:
+        raise DataError(
+            f"--tokenizer needs a folder with tokenizer.json: {args.tokenizer} has none. Use a "
+            "model's folder, or leave --tokenizer away: tokens are bytes then."
+        )
+    return found
 
 
 def add_weights(group: Any) -> None:
@@ -127,7 +142,13 @@ def add_weights(group: Any) -> None:
         "--weights",
         metavar="DIR",
         help="start from a model in Hugging Face's format: a folder with config.json and "
-        "safetensors files, and tokenizer.json, which then makes the tokens",
+        "safetensors files, and tokenizer.json, which then makes the tokens; or from a checkpoint",
+    )
+    group.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="a folder whose tokenizer.json makes the tokens (default: that of --weights, or "
+        "else tokens are bytes)",
     )
 
 

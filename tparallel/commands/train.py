@@ -14,7 +14,7 @@ from ..run import DIVERGED, Run
 from ..sabotage.bugs import chosen
 from ..sabotage.patch import applied
 from ..train import Trainer
-from ..weights import Folder
+from ..weights import Source
 from . import flags
 
 EXAMPLES = """examples:
@@ -136,13 +136,13 @@ def train_one(args: argparse.Namespace) -> int:
     comm = MPI.COMM_WORLD
     _check(args)
     start, said = resume.chosen(args.resume, args.save, comm)
-    folder = flags.weights(args)
+    folder = flags.weights(args, comm)
     model, train, said = _settings(args, folder, start, said)
     layout = flags.layout(args, train.global_batch, comm.size)
     check(model, train, layout, comm.size)
     if args.export:
         weights.check(model, args.export)
-    corpus = data.load(args.data, model.V, folder.tokenizer() if folder else None)
+    corpus = data.load(args.data, model.V, flags.tokenizer(args, model.V, folder))
     corpus.check(model.T)
     data.agree(corpus, comm)
     if start:
@@ -174,7 +174,7 @@ def train_one(args: argparse.Namespace) -> int:
 
 
 def _settings(
-    args: argparse.Namespace, folder: Folder | None, start: Checkpoint | None, said: list[str]
+    args: argparse.Namespace, folder: Source | None, start: Checkpoint | None, said: list[str]
 ) -> tuple[ModelConfig, TrainConfig, list[str]]:
     """Those of the flags; of a run that goes on, the checkpoint's where the flags say nothing."""
     model = folder.model if folder else flags.model_config(args)

@@ -21,9 +21,11 @@ from ..errors import WeightsError
 from ..serial.model import layer_view, layers_of
 from ..serial.parameters import shapes
 from ..tensor_parallel.split import unshard
+from ..zero.precision import storage_dtype
 from . import blocks
 from .files import INDEX, SINGLE
-from .folder import SIZES, Folder
+from .folder import SIZES
+from .saved import Source
 from .settings import architecture_for, config_json
 
 FILE_BYTES = 4 << 30  # a file is ended when it has this much
@@ -46,7 +48,11 @@ def check(model: ModelConfig, out: str | Path) -> None:
 
 
 def export(
-    model: ModelConfig, layers: Layers, dtype: str, out: str | Path, source: Folder | None = None
+    model: ModelConfig,
+    layers: Layers,
+    dtype: str,
+    out: str | Path,
+    source: Source | None = None,
 ) -> None:
     """Write the folder; ``dtype`` is that of the weights in it.  Errors: see ``check``."""
     check(model, out)
@@ -67,7 +73,7 @@ def export(
     part.rename(path)
 
 
-def export_trainer(trainer: Any, out: str | Path, source: Folder | None = None) -> None:
+def export_trainer(trainer: Any, out: str | Path, source: Source | None = None) -> None:
     """Write the folder of a model in training, in the dtype that it is kept in; from rank 0.
     The tokenizer's files, if there are any, are those of ``source``."""
     layers = of_trainer(trainer)
@@ -77,9 +83,11 @@ def export_trainer(trainer: Any, out: str | Path, source: Folder | None = None) 
         pass  # the other ranks send
 
 
-def export_folder(folder: Folder, out: str | Path, dtype: str = "") -> None:
-    """Write a folder once more: our names in the middle, another dtype if one is given."""
-    export(folder.model, of_folder(folder), dtype or folder.dtype, out, folder)
+def export_source(source: Source, out: str | Path, dtype: str = "") -> None:
+    """Write a folder once more, or a checkpoint; in another dtype if one is given."""
+    export(
+        source.model, of_source(source, dtype or source.dtype), dtype or source.dtype, out, source
+    )
 
 
 def of_trainer(trainer: Any) -> Iterator[tuple[str, dict]]:
@@ -100,12 +108,13 @@ def of_trainer(trainer: Any) -> Iterator[tuple[str, dict]]:
         yield layer, unshard(parts, layer_view(whole, layer)) if parts else {}
 
 
-def of_folder(folder: Folder) -> Iterator[tuple[str, dict]]:
-    """Every layer of a folder of weights, whole, as it is stored."""
-    whole = shapes(folder.model)
+def of_source(source: Source, dtype: str) -> Iterator[tuple[str, dict]]:
+    """Every layer of a folder of weights or a checkpoint, whole."""
+    whole, kept = shapes(source.model), storage_dtype(dtype)
     for layer in layers_of(whole):
-        tied = {"vocab": folder.part("vocab", dtype=folder.dtype)} if "vocab" in whole else {}
-        yield layer, layer_view({**tied, layer: folder.part(layer, dtype=folder.dtype)}, layer)
+        tied = {"vocab": source.part("vocab", dtype=kept)} if "vocab" in whole else {}
+        p = layer_view({**tied, layer: source.part(layer, dtype=kept)}, layer)
+        yield layer, {name: to_host(a) for name, a in p.items()}
 
 
 def _theirs(model: ModelConfig, layer: str, p: dict, dtype: str) -> dict[str, np.ndarray]:
@@ -116,7 +125,7 @@ def _theirs(model: ModelConfig, layer: str, p: dict, dtype: str) -> dict[str, np
     for of, row in a.rows(model):
         if of == layer:
             shape = blocks.shape(row.their_dims, sizes)
-            whole = out.setdefault(row.theirs, np.empty(shape, dtype))
+            whole = out.setdefault(row.theirs, np.empty(shape, storage_dtype(dtype)))
             block = p[row.ours][blocks.slices(row.our_dims, sizes, {})]
             block = block.reshape([sizes[letter] for letter in blocks.letters(row.our_dims)])
             there = blocks.slices(row.their_dims, sizes, {})

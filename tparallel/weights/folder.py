@@ -59,9 +59,9 @@ class Folder:
 
     def tokenizer(self) -> Tokenizer | None:
         """What makes the model's tokens; None where they are bytes.  Errors: DataError."""
-        return of_folder(self.path, self.config, self.model.V)
+        return of_folder(self.path, self.model.V)
 
-    def part(self, unit: str, rank: int = 0, n: int = 1, dtype: str = "float32") -> dict:
+    def part(self, unit: str, rank: int = 0, n: int = 1, dtype: Any = "float32") -> dict:
         """What tp rank ``rank`` of ``n`` holds of a layer (or of ``vocab``, the shared table)."""
         whole = shapes(self.model)[unit]
         out = {
