@@ -7,6 +7,7 @@ import numpy as np
 
 from tparallel.compare.equality import relative_error, worst_error
 from tparallel.config import Layout, ModelConfig, TrainConfig
+from tparallel.serial.context import context
 from tparallel.serial.dropout import Dropout
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
@@ -59,11 +60,12 @@ def serial(model: ModelConfig, train: TrainConfig, microbatches: int) -> Run:
     """serial/train.py from start to end."""
     params = initial_params(model, train)
     tokens, targets = batch(model, train)
-    drop = Dropout(train.dropout).of(train.seed, 0)
-    _, grads = loss_and_grads(params, tokens, targets, microbatches, drop)
+    at = context(model, train.dtype)
+    first = at._replace(drop=Dropout(train.dropout).of(train.seed, 0))
+    _, grads = loss_and_grads(params, tokens, targets, microbatches, first)
     moments = (zeros_like(params), zeros_like(params)) if train.optimizer == "adamw" else ()
     steps = [
-        train_step(params, moments, *batch(model, train, k), k, train, microbatches)
+        train_step(params, moments, *batch(model, train, k), k, train, microbatches, at)
         for k in range(train.steps)
     ]
     losses, norms = map(list, zip(*steps))
@@ -73,7 +75,7 @@ def serial(model: ModelConfig, train: TrainConfig, microbatches: int) -> Run:
 
 def _held_out(model, train, params) -> float:
     tokens, targets = batch(model, train, 99)
-    logits, _ = model_forward(tokens, params)
+    logits, _ = model_forward(tokens, params, context(model, train.dtype))
     return float(cross_entropy_forward(logits, targets, targets.size)[0])
 
 

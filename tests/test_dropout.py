@@ -7,6 +7,7 @@ from mpitest import mpi
 
 from tparallel.config import Layout, ModelConfig, TrainConfig, replace
 from tparallel.errors import ConfigError
+from tparallel.serial.context import Context
 from tparallel.serial.dropout import NONE, Dropout, fold, mix
 from tparallel.serial.train import initial_params, loss_and_grads
 
@@ -84,15 +85,15 @@ def test_gradients_with_dropout_are_slopes_of_the_loss_with_the_same_dropout(tie
     """Central differences along a random direction of every tensor: all sites, forward and back."""
     model = ModelConfig(L=2, D=8, H=4, Hkv=2, T=5, V=7, F=6, tied=tied)
     params = initial_params(model, TrainConfig(dtype="float64", init="random"))
-    rng, drop = np.random.default_rng(1), Dropout(0.25).of(3, 1)
+    rng, here = np.random.default_rng(1), Context(Dropout(0.25).of(3, 1))
     tokens, targets = rng.integers(0, 7, (2, 4, 5))
-    _, grads = loss_and_grads(params, tokens, targets, 2, drop)
+    _, grads = loss_and_grads(params, tokens, targets, 2, here)
     for layer, p in params.items():
         for name, w in p.items():
             v, keep, at = rng.normal(size=w.shape), w.copy(), []
             for sign in (1, -1):
                 w[...] = keep + sign * 1e-6 * v
-                at.append(loss_and_grads(params, tokens, targets, 1, drop)[0])
+                at.append(loss_and_grads(params, tokens, targets, 1, here)[0])
             w[...] = keep
             slope = (at[0] - at[1]) / 2e-6
             assert abs(slope - (v * grads[layer][name]).sum()) < 1e-7, (layer, name)
@@ -112,7 +113,7 @@ def test_every_site_of_gpt2_drops(monkeypatch):
     monkeypatch.setattr(Dropout, "_apply", watch)
     params = initial_params(EIGHT, DROPPING)
     drop = Dropout(0.2).of(0, 0)
-    loss_and_grads(params, *batch(EIGHT, DROPPING), 1, drop)
+    loss_and_grads(params, *batch(EIGHT, DROPPING), 1, Context(drop))
     blocks = [drop.of(f"block.{i}").key for i in range(EIGHT.L)]
     want = {(drop.of("embed").key, "embed.x")}
     want |= {(key, site) for key in blocks for site in ("attn.a", "attn.y", "mlp.y")}

@@ -11,8 +11,9 @@ from mpitest import mpirun
 
 pytest.importorskip("numba")
 
-from tparallel.config import TrainConfig
+from tparallel.config import ModelConfig, TrainConfig
 from tparallel.kernels import fast, plain
+from tparallel.serial.context import context
 from tparallel.serial.dropout import NONE, Dropout
 
 BOUND = {"float64": 2e-14, "float32": 5e-6}  # max |a − b| / max |b|
@@ -29,31 +30,52 @@ def draw(shape, dtype, scale=1.0, seed=0):
 
 
 @pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("kind", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 5, 8), (3, 7, 130)])
-def test_layer_norm_forward_and_both_halves_back(shape, dtype):
+def test_a_norm_forward_and_both_halves_back(shape, kind, dtype):
     """Rows of any length; D not a multiple of a vector."""
     x, dy, g, b = (draw(s, dtype, seed=i) for i, s in enumerate((shape, shape, *[shape[-1:]] * 2)))
-    ours, cache = fast.layernorm_forward(x, g, b)
-    theirs, their_cache = plain.layernorm_forward(x, g, b)
+    p = {"g": g, "b": b} if kind == "layernorm" else {"g": g}
+    ours, cache = fast.norm_forward(x, p, 1e-5)
+    theirs, their_cache = plain.norm_forward(x, p, 1e-5)
     close(ours, theirs, dtype)
-    dx, wcache = fast.layernorm_backward_input(dy, cache, g)
-    their_dx, their_wcache = plain.layernorm_backward_input(dy, their_cache, g)
+    dx, wcache = fast.norm_backward_input(dy, cache, p)
+    their_dx, their_wcache = plain.norm_backward_input(dy, their_cache, p)
     assert np.abs(dx - their_dx).max() <= BOUND[dtype] * np.abs(dy).max() * np.abs(cache[1]).max()
-    weights = zip(
-        fast.layernorm_backward_weight(wcache), plain.layernorm_backward_weight(their_wcache)
-    )
-    for ours, theirs in weights:
-        close(ours, theirs, dtype)
+    grads, their_grads = fast.norm_backward_weight(wcache), plain.norm_backward_weight(their_wcache)
+    assert grads.keys() == their_grads.keys() == p.keys()
+    for name, ours in grads.items():
+        close(ours, their_grads[name], dtype)
 
 
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0])
-def test_gelu_and_its_slope_for_inputs_of_any_size(scale, dtype):
-    """Also far out, where the exponential would overflow."""
-    x, b = draw((3, 5, 37), dtype, scale), draw((37,), dtype, scale, seed=1)
-    for bias in ((), (b,)):
-        for ours, theirs in zip(fast.gelu_forward(x, *bias), plain.gelu_forward(x, *bias)):
-            close(ours, theirs, dtype)
+@pytest.mark.parametrize("gate", [(), (2,)], ids=["gelu", "swiglu"])
+def test_activations_and_their_slopes_for_inputs_of_any_size(gate, scale, dtype):
+    """Also far out, where the exponential would overflow; backward is the slope times da."""
+    h, b = draw((3, 5, *gate, 37), dtype, scale), draw((*gate, 37), dtype, scale, seed=1)
+    for bias in (None, b):
+        ours, theirs = fast.activation_forward(h, bias), plain.activation_forward(h, bias)
+        for a, t in zip(ours, theirs):
+            close(a, t, dtype)
+        da = draw((3, 5, 37), dtype)
+        back = plain.activation_backward(da, theirs[1])
+        close(fast.activation_backward(da, ours[1]), back, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("start", [0, 3, [[2], [0]]], ids=["from 0", "from 3", "row by row"])
+def test_rotary_positions_from_any_start(start, dtype):
+    """q and the keys are turned in place, forward and back; values stay as they are."""
+    at = context(ModelConfig(T=16, H=4, Hkv=2, K=6, position="rope"), dtype)
+    at = at._replace(start=np.array(start))
+    q, kv = draw((2, 9, 4, 6), dtype), draw((2, 9, 2, 2, 6), dtype)
+    for turn in ("rope_forward", "rope_backward"):
+        ours, theirs = (getattr(k, turn)(q.copy(), kv.copy(), at) for k in (fast, plain))
+        for a, b in zip(ours, theirs):
+            close(a, b, dtype)
+        assert np.array_equal(ours[1][:, :, 1], kv[:, :, 1])
+        assert not np.allclose(ours[1][:, -1, 0], kv[:, -1, 0])
 
 
 @pytest.mark.parametrize("dtype", BOUND)
@@ -147,8 +169,10 @@ def test_a_number_that_is_not_finite_stays_so(bad):
     x = draw((1, 4, 8), "float32")
     x[0, 2, 3] = bad
     g = np.ones(8, np.float32)
-    assert not np.isfinite(fast.layernorm_forward(x, g, g)[0][0, 2]).any()
-    assert not np.isfinite(fast.gelu_forward(x)[0][0, 2, 3])
+    for p in ({"g": g, "b": g}, {"g": g}):
+        assert not np.isfinite(fast.norm_forward(x, p, 1e-5)[0][0, 2]).any()
+    assert not np.isfinite(fast.activation_forward(x)[0][0, 2, 3])
+    assert not np.isfinite(fast.activation_forward(np.stack([x, x], 2))[0][0, 2, 3])
     assert not np.isfinite(fast.cross_entropy_forward(x, np.zeros((1, 4), int), 4)[0])
     q, kv = draw((1, 4, 1, 8), "float32"), draw((1, 4, 2, 1, 8), "float32")
     q[0, 2, 0, 3] = bad
@@ -164,8 +188,8 @@ from tparallel.kernels import fast
 q, kv = (np.random.default_rng(n).normal(size=s).astype("f4")
          for n, s in enumerate([(1, 100, 2, 16), (1, 100, 2, 2, 16)]))
 z, cache = fast.heads_forward(q, kv)
-_, norm = fast.layernorm_forward(z, z[0, 0, 0], z[0, 0, 1])
-arrays = [z, *fast.heads_backward(z, cache), *norm, *fast.gelu_forward(z)]
+_, norm = fast.norm_forward(z, {"g": z[0, 0, 0], "b": z[0, 0, 1]}, 1e-5)
+arrays = [z, *fast.heads_backward(z, cache), *norm, *fast.activation_forward(z[0])]
 print(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
 """
 

@@ -9,7 +9,7 @@ from mpitest import mpi
 
 from tparallel.compare.memory import nbytes
 from tparallel.config import Layout, ModelConfig, replace
-from tparallel.serial.dropout import NONE
+from tparallel.serial.context import ORIGIN
 from tparallel.serial.model import LAYERS
 from tparallel.serial.parameters import initial
 from tparallel.serial.recompute import RECOMPUTE
@@ -64,7 +64,7 @@ def test_what_a_block_keeps_and_the_peak_of_its_backward(how, capsys):
     p = initial(BIG, "block.0", 0, "float32")
     x = np.random.default_rng(0).normal(size=(B, BIG.T, D)).astype("float32")
     tracemalloc.start()
-    y, cache = f.forward(x, p, drop=NONE)
+    y, cache = f.forward(x, p, at=ORIGIN)
     live = tracemalloc.get_traced_memory()[0] - y.nbytes
     tracemalloc.reset_peak()
     f.backward(np.ones_like(y), cache, p)
@@ -84,7 +84,7 @@ def test_the_extra_flops_are_those_of_the_docstring(how):
     f, p = RECOMPUTE[how](LAYERS["block"]), initial(BIG, "block.0", 0, "float64")
     p = {name: a.view(Counted) for name, a in p.items()}
     x = np.random.default_rng(0).normal(size=(2, BIG.T, BIG.D)).view(Counted)
-    y, cache = f.forward(x, p, drop=NONE)
+    y, cache = f.forward(x, p, at=ORIGIN)
     Counted.flops = 0
     f.backward(np.ones_like(y), cache, p)
     D, F, T, R = BIG.D, BIG.F, BIG.T, 2 * BIG.T

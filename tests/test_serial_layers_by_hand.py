@@ -4,6 +4,7 @@ A wrong scale or a wrong index that forward and backward share has right finite 
 a parallel program that copies it agrees with it.
 """
 
+from cmath import exp as cexp
 from math import exp, log, sqrt, tanh
 from math import pi as PI
 
@@ -12,13 +13,15 @@ import pytest
 
 from tparallel.compare.equality import relative_error
 from tparallel.config import ModelConfig
-from tparallel.serial.activation import gelu_forward
+from tparallel.serial.activation import gelu_forward, swiglu_forward
 from tparallel.serial.block import block_backward, block_forward
+from tparallel.serial.context import context
 from tparallel.serial.embedding import embed_backward, embed_forward
 from tparallel.serial.heads import heads_forward
 from tparallel.serial.loss import cross_entropy_backward, cross_entropy_forward
-from tparallel.serial.norm import layernorm_forward
+from tparallel.serial.norm import norm_forward
 from tparallel.serial.parameters import initial
+from tparallel.serial.rope import rope_forward
 
 BOUND = 1e-12
 
@@ -79,9 +82,45 @@ def test_layer_norm_and_gelu_are_their_definitions():
     mean = sum(x) / 6
     var = sum((v - mean) ** 2 for v in x) / 6
     expected = [g[i] * (x[i] - mean) / sqrt(var + 1e-5) + b[i] for i in range(6)]
-    assert relative_error(layernorm_forward(x[None, None], g, b)[0][0, 0], expected) < BOUND
+    assert (
+        relative_error(norm_forward(x[None, None], {"g": g, "b": b}, 1e-5)[0][0, 0], expected)
+        < BOUND
+    )
     expected = [v / 2 * (1 + tanh(sqrt(2 / PI) * (v + 0.044715 * v**3))) for v in x]
     assert relative_error(gelu_forward(x)[0], expected) < BOUND
+
+
+def test_rms_norm_and_swiglu_are_their_definitions():
+    """One row, one number at a time; ε weighs as much as the row itself here."""
+    x, g, up = np.random.default_rng(3).normal(size=(3, 6))
+    eps = sum(v * v for v in x) / 6
+    y, _ = norm_forward(x[None, None], {"g": g}, eps)
+    assert relative_error(y[0, 0], [g[i] * x[i] / sqrt(2 * eps) for i in range(6)]) < BOUND
+    a, _ = swiglu_forward(np.stack([x, up])[None, None])
+    expected = [v / (1 + exp(-v)) * u for v, u in zip(x, up)]
+    assert relative_error(a[0, 0], expected) < BOUND
+
+
+def test_rotary_positions_turn_pairs_of_the_two_halves():
+    """Number i of a head and number i + K/2 are one complex number: times e^(i t θ_i), and the
+    values are left alone.  A product of q and k sees only the distance of their positions."""
+    c = ModelConfig(T=9, H=2, Hkv=1, K=6, position="rope", rope_theta=50.0)
+    rng, at = np.random.default_rng(4), context(c, "float64")
+    q, kv = rng.normal(size=(1, 5, 2, 6)), rng.normal(size=(1, 5, 2, 1, 6))
+    scores = {}
+    for start in (0, 4):
+        here = at._replace(start=start)
+        turned_q, turned_kv = rope_forward(q.copy(), kv.copy(), here)
+        assert np.array_equal(turned_kv[:, :, 1], kv[:, :, 1])
+        for t, i in np.ndindex(5, 3):
+            turn = cexp(1j * (start + t) * 50.0 ** (-2 * i / 6))
+            for whole, turned in ((q[0, t, 1], turned_q[0, t, 1]), (kv, turned_kv)):
+                whole, turned = whole.reshape(-1, 6), turned.reshape(-1, 6)
+                n = 2 * t if len(whole) > 1 else 0  # the key of token t
+                z = complex(whole[n, i], whole[n, i + 3]) * turn
+                assert relative_error(turned[n, [i, i + 3]], [z.real, z.imag]) < BOUND
+        scores[start] = turned_q[0, :, 0] @ turned_kv[0, :, 0, 0].T
+    assert relative_error(scores[4], scores[0]) < BOUND
 
 
 def a_block(*silent):

@@ -34,7 +34,7 @@ def test_every_block_of_the_three_products_is_serials(comm):
         whole = (
             linear.linear_forward(x, w),
             linear.linear_backward_input(dy, w),
-            linear.linear_backward_weight(x, dy)[0],
+            linear.linear_backward_weight(x, dy),
         )
         for mine, a in zip(ours, whole):
             assert relative_error(mine, summa.block_of(a, grid)) <= 1e-12

@@ -55,7 +55,9 @@ class Evaluator:
             self.logits: list = []
             self.keep = take is not None
             executor, mine = self.trainer.executor, self.trainer.mine
-            total += executor.run(self.trainer.forwards, mine(rows), mine(wanted), 1)[0]
+            total += executor.run(
+                self.trainer.forwards, mine(rows), mine(wanted), 1, at=self.trainer.at
+            )[0]
             if take:
                 self._to_rank_0(start, len(tokens), take)
             done(min(start + G, len(tokens)))

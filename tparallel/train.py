@@ -14,6 +14,7 @@ from .pipeline_parallel.execute import Executor
 from .pipeline_parallel.schedule import forward_only
 from .pipeline_parallel.schedules import make
 from .pipeline_parallel.stage import Chunk, cut_layers, stored_units
+from .serial.context import Context, context
 from .serial.dropout import Dropout
 from .serial.parameters import initial, shapes
 from .serial.recompute import RECOMPUTE
@@ -63,6 +64,7 @@ class Trainer:
         )
         tp = region(mesh.tp, model, layout)
         self.held = tp.tokens(model.T)  # the positions of x on this rank
+        self.at = context(model, train.compute_dtype)
         functions = layer_functions(tp, model.V)
         functions = functions | {"block": RECOMPUTE[layout.recompute](functions["block"])}
         self.executor = Executor(
@@ -101,7 +103,7 @@ class Trainer:
         """Gradients of the global batch, summed, into the store; this rank's part of the loss."""
         mine = self.mine(tokens), self.mine(targets)
         loss, self.timeline = self.executor.run(
-            self.schedule, *mine, tokens.size, after, self._drop(step)
+            self.schedule, *mine, tokens.size, after, self._at(step)
         )
         self.store.reduce()
         return loss
@@ -110,18 +112,19 @@ class Trainer:
     def evaluate(self, tokens, targets) -> float:
         """Loss of a global batch (G, T), without gradients, the same on every rank."""
         mine = self.mine(tokens), self.mine(targets)
-        loss, _ = self.executor.run(self.forwards, *mine, tokens.size)
+        loss, _ = self.executor.run(self.forwards, *mine, tokens.size, at=self.at)
         return totals(self.store, loss)[0]
 
-    def _drop(self, step: int) -> Dropout:
-        """What this rank's rows, heads and positions drop in a step."""
-        at = self.mesh.coords
-        return Dropout(
+    def _at(self, step: int) -> Context:
+        """What this rank's layers must know in a step: which rows, heads and positions are here."""
+        here = self.mesh.coords
+        drop = Dropout(
             self.train.dropout,
-            row=at.dp * self.train.global_batch // self.layout.dp,
-            head=at.tp * self.model.H // self.layout.tp,
+            row=here.dp * self.train.global_batch // self.layout.dp,
+            head=here.tp * self.model.H // self.layout.tp,
             t=self.held.start,
-        ).of(self.train.seed, step)
+        )
+        return self.at._replace(drop=drop.of(self.train.seed, step))
 
     def mine(self, rows):
         """This dp rank's rows of the global batch, as (M, B, T)."""

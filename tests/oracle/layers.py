@@ -5,11 +5,13 @@ mlp, block, embedding and head have; linear, norm, gelu, heads and loss are put 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from tparallel.config import ModelConfig
+from tparallel.config import ModelConfig, replace
+from tparallel.config.presets import LLAMA
 from tparallel.serial import (
     activation,
     attention,
@@ -21,7 +23,9 @@ from tparallel.serial import (
     loss,
     mlp,
     norm,
+    rope,
 )
+from tparallel.serial.context import ORIGIN, context
 from tparallel.serial.parameters import initial, sub
 
 
@@ -52,12 +56,21 @@ SIZES = {
 KINDS = (
     *("linear", "linear without bias", "norm", "gelu", "heads", "attention"),
     *("mlp", "block", "embed", "head", "loss"),
+    *("rms norm", "swiglu", "rope"),
+    *(f"llama {kind}" for kind in ("attention", "mlp", "block", "embed", "head")),
 )
+WHOLE = [
+    kind for kind in KINDS if kind.split()[-1] in ("attention", "mlp", "block", "embed", "head")
+]
 
 
 def make(kind: str, size: str, dtype="float64") -> Layer:
     """The layer with random parameters and a random input of unit variance."""
     B, T, c = SIZES[size]
+    c, at = replace(c, K=c.K + c.K % 2), ORIGIN
+    if kind.startswith("llama "):
+        kind, c = kind.removeprefix("llama "), replace(c, **LLAMA)
+        at = context(c, dtype)
     rng = np.random.default_rng(7)
 
     def normal(*shape):
@@ -73,29 +86,40 @@ def make(kind: str, size: str, dtype="float64") -> Layer:
     if kind == "norm":
         return _norm(x, sub(p, "norm1."))
     if kind == "gelu":
-        return _plain(2 * x, activation.gelu_forward, activation.gelu_backward)
+        return _plain(2 * x, activation.activation_forward, activation.activation_backward)
+    if kind == "swiglu":
+        h = 2 * normal(B, T, 2, c.F)
+        return _plain(h, activation.activation_forward, activation.activation_backward)
+    if kind == "rope":
+        return _rope(normal(B, T, c.H + 2 * c.Hkv, c.K), c, dtype)
+    if kind == "rms norm":
+        return _norm(x, {"g": sub(p, "norm1.")["g"]})
     if kind == "heads":
         return _heads(normal(B, T, c.H + 2 * c.Hkv, c.K), c)
     if kind == "loss":
         return _loss(normal(B, T, c.V), tokens, count=2 * B * T)
     if kind == "embed":
-        return _of(embedding, "embed", tokens, initial(c, "embed", 1, dtype, "random"))
+        return _of(embedding, "embed", tokens, initial(c, "embed", 1, dtype, "random"), at=at)
     if kind == "head":
-        return _of(head, "head", x, initial(c, "head", 1, dtype, "random"))
+        return _of(head, "head", x, initial(c, "head", 1, dtype, "random"), at=at)
     module, p = {"attention": (attention, attn), "mlp": (mlp, feed), "block": (block, p)}[kind]
-    return _of(module, kind, x, p)
+    return _of(module, kind, x, p, **({} if kind == "mlp" else {"at": at}))
 
 
-def _of(module, name, x, p) -> Layer:
+def _of(module, name, x, p, **more) -> Layer:
     """A layer that has the form already."""
-    parts = ("forward", "backward_input", "backward_weight", "backward")
-    return Layer(x, p, *(getattr(module, f"{name}_{part}") for part in parts))
+    forward = partial(getattr(module, f"{name}_forward"), **more)
+    parts = ("backward_input", "backward_weight", "backward")
+    return Layer(x, p, forward, *(getattr(module, f"{name}_{part}") for part in parts))
 
 
 def _linear(x, p, contract=1) -> Layer:
     def weight(wcache):
-        dw, db = linear.linear_backward_weight(*wcache, contract)
-        return {"w": dw, "b": db} if "b" in p else {"w": dw}
+        dw, db = (
+            linear.linear_backward_weight(*wcache, contract),
+            linear.bias_backward(p, b=wcache[1]),
+        )
+        return {"w": dw, **db}
 
     return Layer(
         x,
@@ -110,9 +134,9 @@ def _norm(x, p) -> Layer:
     return Layer(
         x,
         p,
-        lambda x, p: norm.layernorm_forward(x, p["g"], p["b"]),
-        lambda dy, cache, p: norm.layernorm_backward_input(dy, cache, p["g"]),
-        lambda wcache: dict(zip("gb", norm.layernorm_backward_weight(wcache))),
+        lambda x, p: norm.norm_forward(x, p, 1e-5),
+        norm.norm_backward_input,
+        norm.norm_backward_weight,
     )
 
 
@@ -135,6 +159,25 @@ def _heads(qkv, c) -> Layer:
         return np.concatenate([dq, dkv.reshape(*dq.shape[:2], -1, c.K)], 2), None
 
     return Layer(qkv, {}, forward, backward, lambda wcache: {})
+
+
+def _rope(qkv, c, dtype) -> Layer:
+    """The same; keys and queries turn, values do not."""
+    at = context(replace(c, position="rope"), dtype)
+
+    def through(turn, a):
+        a = a.copy()  # the pair works in place
+        kv = a[:, :, c.H :].reshape(*a.shape[:2], 2, c.Hkv, c.K)
+        q, kv = turn(a[:, :, : c.H].copy(), kv, at)
+        return np.concatenate([q, kv.reshape(*q.shape[:2], -1, c.K)], 2)
+
+    return Layer(
+        qkv,
+        {},
+        lambda x, p: (through(rope.rope_forward, x), None),
+        lambda dy, cache, p: (through(rope.rope_backward, dy), None),
+        lambda wcache: {},
+    )
 
 
 def _loss(logits, targets, count) -> Layer:

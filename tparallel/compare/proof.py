@@ -7,6 +7,7 @@ The start is ``init="random"``, where no bias is zero and no gradient is hidden.
 from typing import Any, NamedTuple
 
 from ..config import Layout, ModelConfig, TrainConfig, replace
+from ..serial.context import context
 from ..serial.train import grad_norm, initial_params, loss_and_grads
 from ..train import Trainer
 from .equality import relative_error, worst_error
@@ -35,7 +36,9 @@ def settings(train: TrainConfig) -> TrainConfig:
 
 def reference(model: ModelConfig, train: TrainConfig, tokens: Any, targets: Any) -> Reference:
     """What every layout must find."""
-    loss, grads = loss_and_grads(initial_params(model, settings(train)), tokens, targets)
+    train = settings(train)
+    params, at = initial_params(model, train), context(model, train.compute_dtype)
+    loss, grads = loss_and_grads(params, tokens, targets, at=at)
     return Reference(loss, grad_norm(grads), grads)
 
 

@@ -13,6 +13,7 @@ from .. import launch
 from ..backend import free_unused
 from ..comm.transport import cores
 from ..config import Layout, ModelConfig, TrainConfig, check
+from ..serial.context import context
 from ..serial.train import initial_params, train_step, zeros_like
 from .asleep import meet
 from .measure import Own, measure
@@ -88,9 +89,11 @@ def _one(
 def serial_curve(task: Task, tick: Callable[[], Any]) -> list[float]:
     """The losses of serial/train.py's own loop, the global batch in one piece."""
     params = initial_params(task.model, task.train)
+    at = context(task.model, task.train.compute_dtype)
     moments, losses = (zeros_like(params), zeros_like(params)), []
     for step in range(task.train.steps):
         tokens, targets = task.batch(step)
-        losses.append(train_step(params, moments, tokens, targets, step, task.train)[0])
+        loss, _ = train_step(params, moments, tokens, targets, step, task.train, at=at)
+        losses.append(loss)
         tick()
     return losses

@@ -32,11 +32,13 @@ def _choose(wanted: str) -> str:
 name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))
 _chosen = import_module(f".{name}", __name__)
 
-layernorm_forward = _chosen.layernorm_forward
-layernorm_backward_input = _chosen.layernorm_backward_input
-layernorm_backward_weight = _chosen.layernorm_backward_weight
-gelu_forward = _chosen.gelu_forward
-gelu_backward = _chosen.gelu_backward
+norm_forward = _chosen.norm_forward
+norm_backward_input = _chosen.norm_backward_input
+norm_backward_weight = _chosen.norm_backward_weight
+activation_forward = _chosen.activation_forward
+activation_backward = _chosen.activation_backward
+rope_forward = _chosen.rope_forward
+rope_backward = _chosen.rope_backward
 heads_forward = _chosen.heads_forward
 heads_backward = _chosen.heads_backward
 scores_again = _chosen.scores_again

@@ -5,21 +5,27 @@ They are kept on disk, beside the package or, if that cannot be written, in the 
 
 import numpy as np
 
-from ..config import TrainConfig
+from ..config import ModelConfig, TrainConfig
+from ..serial.context import context
 from . import fast
 
 
 def compile_all() -> None:
     for dtype in (np.float32, np.float64):
         x, g = np.ones((1, 2, 4), dtype), np.ones(4, dtype)
-        _, norm = fast.layernorm_forward(x, g, g)
-        fast.layernorm_backward_weight(fast.layernorm_backward_input(x, norm, g)[1])
-        fast.gelu_forward(x)
+        for p in ({"g": g, "b": g}, {"g": g}):
+            _, norm = fast.norm_forward(x, p, 1e-5)
+            fast.norm_backward_weight(fast.norm_backward_input(x, norm, p)[1])
+        for h, b in ((x, g), (x[None], np.ones((2, 4), dtype))):
+            fast.activation_forward(h, b)
+            fast.activation_forward(h)
         fast.add_rows(x[0], np.zeros(2, np.int64), x)
         fast.cross_entropy_forward(x, np.zeros((1, 2), np.int64), 2)
         q, kv = np.ones((1, 2, 1, 4), dtype), np.ones((1, 2, 2, 1, 4), dtype)
         z, cache = fast.heads_forward(q, kv)
         fast.heads_backward(z, cache)
+        turning = ModelConfig(K=4, T=2, position="rope")
+        fast.rope_forward(q, kv, context(turning, np.dtype(dtype).name))
         w, g, m, v = np.ones((4, 4), dtype)
         fast.adamw_update(w, g, m, v, 0, 0.1, 0.0, TrainConfig())
 

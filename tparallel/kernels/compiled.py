@@ -14,7 +14,6 @@ from numba import float32, int32, njit, types
 from numba.extending import intrinsic, overload
 
 from ..serial.activation import A, C
-from ..serial.norm import EPS
 
 # Sums may be reordered into vectors, but NaN and infinity keep their meaning: a kernel that lost
 # them would hide a training that has broken down.
@@ -65,29 +64,34 @@ def _exp(x):
 
 
 @njit(**OPTIONS)
-def norm_forward(x, g, b, y, xhat, rstd):
+def norm_forward(x, g, b, y, xhat, rstd, eps):
+    """Without b (None: numba then leaves its lines out) it is RMS norm."""
     rows, D = x.shape
     T = x.dtype.type
     for i in range(rows):
         row, out, hat = x[i], y[i], xhat[i]
-        total = T(0)
-        for j in range(D):
-            total += row[j]
-        mean = total / T(D)
+        mean = T(0)
+        if b is not None:
+            for j in range(D):
+                mean += row[j]
+            mean /= T(D)
         square = T(0)
         for j in range(D):
             c = row[j] - mean
             square += c * c
-        r = T(1) / np.sqrt(square / T(D) + T(EPS))
+        r = T(1) / np.sqrt(square / T(D) + eps)
         rstd[i] = r
         for j in range(D):
             h = (row[j] - mean) * r
             hat[j] = h
-            out[j] = h * g[j] + b[j]
+            o = h * g[j]
+            if b is not None:
+                o += b[j]
+            out[j] = o
 
 
 @njit(**OPTIONS)
-def norm_backward_input(dy, xhat, rstd, g, dx):
+def norm_backward_input(dy, xhat, rstd, g, dx, centred):
     rows, D = dy.shape
     T = dy.dtype.type
     for i in range(rows):
@@ -97,7 +101,7 @@ def norm_backward_input(dy, xhat, rstd, g, dx):
             t = d[j] * g[j]
             mean += t
             along += t * hat[j]
-        mean, along = mean / T(D), along / T(D)
+        mean, along = mean / T(D) if centred else T(0), along / T(D)
         for j in range(D):
             out[j] = (d[j] * g[j] - mean - hat[j] * along) * rstd[i]
 
@@ -109,7 +113,8 @@ def norm_backward_weight(dy, xhat, dg, db):
         d, hat = dy[i], xhat[i]
         for j in range(D):
             dg[j] += d[j] * hat[j]
-            db[j] += d[j]
+            if db is not None:
+                db[j] += d[j]
 
 
 @njit(**OPTIONS)
@@ -120,12 +125,48 @@ def gelu_forward(x, b, y, slope):
     for i in range(rows):
         row, out, steep = x[i], y[i], slope[i]
         for j in range(F):
-            u = row[j] + b[j]
+            u = row[j]
+            if b is not None:
+                u += b[j]
             q = u * u
             s = one / (one + exp(-u * (k0 + k1 * q)))  # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
             o = u * s
             out[j] = o
             steep[j] = s + o * (one - s) * (k0 + k3 * q)
+
+
+@njit(**OPTIONS)
+def swiglu_forward(h, b, y, slope):
+    rows, F = y.shape
+    T = y.dtype.type
+    one = T(1)
+    for i in range(rows):
+        gate, up, out, dgate, dup = h[i, 0], h[i, 1], y[i], slope[i, 0], slope[i, 1]
+        for j in range(F):
+            g, u = gate[j], up[j]
+            if b is not None:
+                g += b[0, j]
+                u += b[1, j]
+            s = one / (one + exp(-g))
+            silu = g * s
+            out[j] = silu * u
+            dgate[j] = u * (s + silu * (one - s))
+            dup[j] = silu
+
+
+@njit(**OPTIONS)
+def turn(x, heads, cos, sin, where, sign):
+    """The first ``heads`` of each row of x (rows, any, K), by the angles of its position."""
+    rows, _, K = x.shape
+    half = K // 2
+    for i in range(rows):
+        c, s = cos[where[i]], sin[where[i]]
+        for h in range(heads):
+            a, b = x[i, h, :half], x[i, h, half:]
+            for j in range(half):
+                u, v = a[j], b[j]
+                a[j] = u * c[j] - sign * s[j] * v
+                b[j] = v * c[j] + sign * s[j] * u
 
 
 @njit(**OPTIONS)

@@ -5,6 +5,7 @@ neighbour is (numba, in ``compiled.py``).  Attention never computes the masked h
 it goes through the rows in blocks and computes the columns up to the diagonal.  And it
 normalises late: the exponentials stay as they are, their inverse row sums scale the (T, K) results,
 which are far smaller than the (T, T) scores (Milakov and Gimelshein 2018; Dao et al. 2022, 3.1).
+Dropout, and queries that are fewer than their keys, are left to the plain text.
 """
 
 from math import sqrt
@@ -20,36 +21,61 @@ from . import compiled
 KEEP = 1024  # longest T whose exponentials are kept for backward
 
 
-def layernorm_forward(x, g, b):
+def norm_forward(x, p, eps):
     y, xhat = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     rstd = np.empty((*x.shape[:-1], 1), x.dtype)
-    compiled.norm_forward(_rows(x), g, b, _rows(y), _rows(xhat), rstd.reshape(-1))
+    arrays = _rows(x), p["g"], p.get("b"), _rows(y), _rows(xhat), rstd.reshape(-1)
+    compiled.norm_forward(*arrays, x.dtype.type(eps))
     return y, (xhat, rstd)
 
 
-def layernorm_backward_input(dy, cache, g):
+def norm_backward_input(dy, cache, p):
     xhat, rstd = cache
     dx = np.empty(dy.shape, dy.dtype)
-    compiled.norm_backward_input(_rows(dy), _rows(xhat), rstd.reshape(-1), g, _rows(dx))
-    return dx, (dy, xhat)
+    arrays = _rows(dy), _rows(xhat), rstd.reshape(-1), p["g"], _rows(dx)
+    compiled.norm_backward_input(*arrays, "b" in p)
+    return dx, (dy, xhat, [*p])
 
 
-def layernorm_backward_weight(wcache):
-    dy, xhat = wcache
-    dg, db = np.zeros(dy.shape[-1], dy.dtype), np.zeros(dy.shape[-1], dy.dtype)
-    compiled.norm_backward_weight(_rows(dy), _rows(xhat), dg, db)
-    return dg, db
+def norm_backward_weight(wcache):
+    dy, xhat, names = wcache
+    grads = {name: np.zeros(dy.shape[-1], dy.dtype) for name in names}
+    compiled.norm_backward_weight(_rows(dy), _rows(xhat), grads["g"], grads.get("b"))
+    return grads
 
 
-def gelu_forward(x, b=None):
-    y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    b = np.zeros(x.shape[-1], x.dtype) if b is None else b.reshape(-1)
-    compiled.gelu_forward(_rows(x), b, _rows(y), _rows(slope))
-    return y, slope
+def activation_forward(h, b=None):
+    a, slope = np.empty((*h.shape[:2], h.shape[-1]), h.dtype), np.empty(h.shape, h.dtype)
+    if h.ndim == 4:
+        gated = -1, 2, h.shape[-1]
+        compiled.swiglu_forward(h.reshape(gated), b, _rows(a), slope.reshape(gated))
+    else:
+        compiled.gelu_forward(_rows(h), b, _rows(a), _rows(slope))
+    return a, slope
 
 
-def gelu_backward(dy, slope):
-    return np.multiply(dy, slope, out=dy)  # nobody needs dy any more
+def activation_backward(da, slope):
+    if slope.ndim == 4:
+        return da[:, :, None] * slope
+    return np.multiply(da, slope, out=da)  # nobody needs da any more
+
+
+def rope_forward(q, kv, at):
+    return _turned(q, kv, at, 1)
+
+
+def rope_backward(dq, dkv, at):
+    return _turned(dq, dkv, at, -1)
+
+
+def _turned(q, kv, at, sign: int):
+    if at.rope is not None:
+        B, T, _, K = q.shape
+        where = np.ascontiguousarray(np.broadcast_to(at.positions(T), (B, T))).reshape(-1)
+        for x, heads in ((q, q.shape[2]), (kv, kv.shape[3])):  # keys come before values
+            x = x.reshape(B * T, -1, K)
+            compiled.turn(x, heads, at.rope.cos, at.rope.sin, where, q.dtype.type(sign))
+    return q, kv
 
 
 def add_rows(table, numbers, x):
@@ -82,7 +108,7 @@ class Scores(NamedTuple):
 
 
 def heads_forward(q, kv, drop=NONE):
-    if drop.rate:
+    if drop.rate or q.shape[1] < kv.shape[1]:
         return plain.heads_forward(q, kv, drop)
     z, scores, room = (
         np.empty(q.shape, q.dtype),

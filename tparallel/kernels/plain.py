@@ -1,11 +1,12 @@
 """The text of ``serial/`` as it is."""
 
 from ..backend import xp
-from ..serial.activation import gelu_backward, gelu_forward
+from ..serial.activation import activation_backward, activation_forward
 from ..serial.adamw import adamw_update
 from ..serial.heads import heads_backward, heads_forward, probabilities
 from ..serial.loss import cross_entropy_backward, cross_entropy_forward
-from ..serial.norm import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
+from ..serial.norm import norm_backward_input, norm_backward_weight, norm_forward
+from ..serial.rope import rope_backward, rope_forward
 
 
 def scores_again(q, kv, drop):
@@ -24,17 +25,19 @@ def kept_scores(T: int, dropout: float = 0.0) -> int:
 
 
 __all__ = [
+    "activation_backward",
+    "activation_forward",
     "adamw_update",
     "add_rows",
     "cross_entropy_backward",
     "cross_entropy_forward",
-    "gelu_backward",
-    "gelu_forward",
     "heads_backward",
     "heads_forward",
     "kept_scores",
-    "layernorm_backward_input",
-    "layernorm_backward_weight",
-    "layernorm_forward",
+    "norm_backward_input",
+    "norm_backward_weight",
+    "norm_forward",
+    "rope_backward",
+    "rope_forward",
     "scores_again",
 ]

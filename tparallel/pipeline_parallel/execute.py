@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..backend import xp
 from ..comm.axis import Axis
-from ..serial.dropout import NONE, Dropout
+from ..serial.context import ORIGIN, Context
 from .messages import checked
 from .program import RECV_X, SEND_X, SENDS, Instruction
 from .schedule import BW, B, F, Schedule, W
@@ -43,13 +43,13 @@ class Executor:
         targets: Any,
         count: int,
         after: Callable | None = None,
-        drop: Dropout = NONE,
+        at: Context = ORIGIN,
     ) -> tuple[float, list[Done]]:
         """All micro-batches of one step: tokens, targets (M, B, T).  Returns this rank's part of
         the loss and a list of ``Done``; gradients go to the chunks' store.  ``after`` is called
-        with this executor after every computation (to look at what is held).  ``drop`` is what
-        dropout drops from the first micro-batch on."""
-        self.tokens, self.targets, self.count, self.drop = tokens, targets, count, drop
+        with this executor after every computation (to look at what is held).  ``at`` is
+        what layers must know from the first micro-batch on."""
+        self.tokens, self.targets, self.count, self.at = tokens, targets, count, at
         self.last = schedule.chunks - 1
         self.backward_follows = not schedule.is_forward_only()
         self.x: dict = {}  # inputs and, going back, gradients of outputs: (chunk, micro-batch)
@@ -82,8 +82,7 @@ class Executor:
 
     def _forward(self, chunk: int, m: int) -> None:
         x = xp.array(self.tokens[m]) if chunk == 0 else self.x.pop((chunk, m))
-        drop = self.drop.from_row(m * len(x))
-        y, caches = self.chunks[chunk].forward(x, drop)
+        y, caches = self.chunks[chunk].forward(x, self.at.from_row(m * len(x)))
         if chunk == self.last:
             targets = xp.array(self.targets[m])
             loss, cache = self.loss_forward(y, targets, self.count)

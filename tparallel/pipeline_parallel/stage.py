@@ -12,7 +12,7 @@ from typing import Any
 from ..comm.axis import pieces
 from ..config import ModelConfig
 from ..errors import LayoutError
-from ..serial.dropout import NONE, Dropout
+from ..serial.context import ORIGIN, Context
 from ..serial.model import kind
 from ..serial.parameters import layer_names, stored_in
 
@@ -58,7 +58,8 @@ def layer_cost(c: ModelConfig) -> dict[str, float]:
 
     Source: Narayanan et al. 2021, appendix
     """
-    block = 4 * c.D * c.D + 2 * c.D * c.F + c.T * c.D
+    attention = 2 * c.D * c.K * (c.H + c.Hkv) + c.T * c.H * c.K
+    block = attention + (3 if c.mlp == "swiglu" else 2) * c.D * c.F
     return {"embed": 0.0, "block": float(block), "head": float(c.D * c.V)}
 
 
@@ -75,11 +76,11 @@ class Chunk:
         self.layers, self.store = layers, store
         self.functions = {layer: functions[kind(layer)] for layer in layers}
 
-    def forward(self, x, drop: Dropout = NONE):
+    def forward(self, x, at: Context = ORIGIN):
         """The output, and one cache per layer."""
         caches = []
         for layer, p in self.store.gathered(self.layers):
-            x, cache = self.functions[layer].forward(x, p, drop=drop.of(layer))
+            x, cache = self.functions[layer].forward(x, p, at=at.of(layer))
             caches.append(cache)
             del p  # a gathered layer ends here, before the next one arrives
         return x, caches

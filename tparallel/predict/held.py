@@ -7,11 +7,12 @@ shard = ⌈Ψ_u / n⌉ elements; bytes of an element by ``each``:
     grads      Σ_u shard if ZeRO 2 or 3, else n shard
     optimizer  Σ_u shard if ZeRO 1 to 3, else n shard
 
-Activations, what a micro-batch of R = B T tokens keeps from forward to backward (t = tp):
+Activations, what a micro-batch of R = B T tokens keeps from forward to backward (t = tp; g = 1,
+or 2 where the mlp has a gate):
 
     block  R (2 D + 2) s         x̂ and 1/σ of two norms
            R 2 D i               their outputs, as they enter attention and mlp
-           R (2 D + 2 F) / t     q, z, gelu's slope and output
+           R (2 H K + (g + 1) F) / t      q, z, the activation's slope and output
            R 2 K ⌈Hkv / t⌉       k and v
            B kept H / t          of attention's probabilities: kept = T² with the plain kernels;
                                  the fast ones (kernels.kept_scores) keep half of it
@@ -24,7 +25,7 @@ Activations, what a micro-batch of R = B T tokens keeps from forward to backward
 and from the first half of its backward to the second, where the schedule runs them apart:
 
     block  R 4 D s + R 4 D       norms: x̂ and what came back; the inputs of products and their dy
-           R (2 D + 2 F) / t + R 2 K ⌈Hkv / t⌉    as above, or the gradients of these
+           R (2 H K + (g + 1) F) / t + R 2 K ⌈Hkv / t⌉    as above, or the gradients of these
     embed  the tokens, and R D   head  R 2 D s + R (D + V)
 
 A stage holds as many of both as its schedule has in flight: M under GPipe, min(M, S − stage) under
@@ -42,7 +43,7 @@ in the same letters (T = s, B = b, D = h, H = a): e sbh (16 + as/h) + 2e sb, und
 e sbh (4 + 12/t + as/ht) + 2e sb, with sequence parallelism and inputs gathered again all over t.
 At e = 2 that is 32, 8 + 24/t and 2as/h where the paper has 34, 10 + 24/t and 5as/h: the same arrays
 but for dropout's, which ours looks up again (2 masks of sbh; a mask and a result of as²b), and for
-our 1/σ of each token.  (All of this with kept = T².)
+our 1/σ of each token.  (All of this with H K = D, Hkv = H, no gate, and kept = T².)
 
 Source: Rajbhandari et al. 2020, section 5 (states); Korthikanti et al. 2022, section 4 and table 2;
 Narayanan et al. 2021, section 2.2 (in flight)
@@ -55,7 +56,7 @@ import numpy as np
 from .. import kernels
 from ..config import Layout, ModelConfig, TrainConfig
 from ..pipeline_parallel.schedule import in_flight
-from .part import ITEMSIZE, Part, group, kv_heads, parts, schedule, shard, units
+from .part import ITEMSIZE, Part, group, kinds, kv_heads, parts, schedule, shard, units
 
 ID = 8  # bytes of a token number (int64)
 SHARDED_FROM = {"params": 3, "grads": 2, "optimizer": 1}  # the ZeRO stage
@@ -117,7 +118,8 @@ def _per_microbatch(
     R = layout.rows(train.global_batch) * c.T
     outside = R // t if layout.sp else R  # tokens whose norms and residuals are computed here
     entered = R // t if layout.sp == "regather" else R
-    cut = R * ((2 * c.D + 2 * c.F) // t + 2 * c.K * kv_heads(c, t))
+    inner = (kinds(c).inner + 1) * c.F
+    cut = R * ((2 * c.H * c.K + inner) // t + 2 * c.K * kv_heads(c, t))
     kept = outside * (2 * c.D + 2) + entered * 2 * c.D + cut
     if layout.recompute == "none":
         heads = layout.rows(train.global_batch) * c.H // t

@@ -37,6 +37,24 @@ class Unit(NamedTuple):
         return 2 if self.users == ("embed", "head") else 1
 
 
+class Kinds(NamedTuple):
+    """What an architecture changes in the numbers."""
+
+    norm: int  # n: vectors of D in a norm: gain and shift, or gain alone
+    inner: int  # g: vectors of F between the mlp's two products: 1, or 2 with a gate
+    qkv_bias: int  # q: is there one?
+    out_bias: int  # b: and after the products with W_out, and with W_in?
+
+
+def kinds(c: ModelConfig) -> Kinds:
+    return Kinds(
+        2 if c.norm == "layernorm" else 1,
+        2 if c.mlp == "swiglu" else 1,
+        int(c.bias != "none"),
+        int(c.bias == "all"),
+    )
+
+
 def part(c: ModelConfig, layout: Layout, rank: int) -> Part:
     rest, tp = divmod(rank, layout.tp)
     dp, pp = divmod(rest, layout.pp)
@@ -68,17 +86,19 @@ def kv_heads(c: ModelConfig, t: int) -> int:
 
 
 def units(c: ModelConfig, train: TrainConfig, layout: Layout, own: Part) -> list[Unit]:
-    """Elements of each unit, with t = tp and V this rank's rows of the vocabulary:
+    """Elements of each unit, with t = tp, V this rank's rows of the vocabulary, and n, g, q, b from
+    the architecture (``Kinds``):
 
-    block  6 D + (2 D² + D + 2 D F + F) / t + 2 (D + 1) K ⌈Hkv / t⌉
+    block  (2 n + 2 b) D + ((2 D + q) H K + ((g + 1) D + g b) F) / t + 2 (D + q) K ⌈Hkv / t⌉
            norms, biases after a sum | what tp cuts | key/value heads, of which each rank has one
-    embed  T D + V D          head  2 D + V D
-    tied   T D and 2 D, and V D once for both
+    embed  T D (learned positions) + V D          head  n D + V D
+    tied   T D and n D, and V D once for both
     """
-    D, F, t = c.D, c.F, layout.tp
-    block = 6 * D + (2 * D * D + D + 2 * D * F + F) // t + 2 * (D + 1) * c.K * kv_heads(c, t)
+    D, F, t, (n, g, q, b) = c.D, c.F, layout.tp, kinds(c)
+    block = (2 * n + 2 * b) * D + ((2 * D + q) * c.H * c.K + ((g + 1) * D + g * b) * F) // t
+    block += 2 * (D + q) * c.K * kv_heads(c, t)
     table = Unit(own.V * D, ("embed",) * own.first + ("head",) * own.last)
-    embed, head = c.T * D, 2 * D
+    embed, head = c.T * D * (c.position == "learned"), n * D
     if not c.tied:
         embed, head = embed + table.elements, head + table.elements
     out = [table] * (c.tied and own.first)

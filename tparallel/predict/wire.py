@@ -9,11 +9,12 @@ What a step sends, with R = B T tokens to a micro-batch and M micro-batches:
     tp   M × all_reduce of R D elements, 4 for each block, 1 for the embedding, 1 for the head;
          and, with the head, all_reduces of R and of 2 R elements for the loss.
          Sequence parallelism: in place of each of them a reduce_scatter and an all_gather, and for
-         the gradients of norms all_reduces of 4 D for each block and 2 D for the head; inputs
+         the gradients of norms all_reduces of 4 D for each block and 2 D for the head (RMS norms,
+         which have no shift: half of it); inputs
          gathered again: 2 more all_gathers for each block, 1 for the head.
          Full recomputation: 2 more sums (or gathers and scatters) for each block.
          Key/value heads that c = tp/Hkv > 1 ranks share: for each block an all_reduce over c ranks
-         of 2 (D + 1) K
+         of 2 (D + 1) K (2 D K without biases)
     pp   M R D (R D / tp under sequence parallelism) for each chunk before or after one of this
          stage that lives on another stage; a tied table: one all_reduce of its gradient (of its
          shard, where ZeRO shards the sum) between the stages of the first and the last chunk
@@ -25,7 +26,7 @@ Narayanan et al. 2021, section 3.2 (pp); Rajbhandari et al. 2020, section 7 (dp)
 """
 
 from ..config import Layout, ModelConfig, TrainConfig
-from .part import ITEMSIZE, Part, all_reduce, group, parts, schedule, shard
+from .part import ITEMSIZE, Part, all_reduce, group, kinds, parts, schedule, shard
 from .zero_wire import zero_wire
 
 AXES = ("tp", "pp", "dp")
@@ -54,15 +55,16 @@ def wire(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[i
 
 def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     t, R = layout.tp, layout.rows(train.global_batch) * c.T
+    norm, _, qkv_bias, _ = kinds(c)
     again = 2 * p.blocks if layout.recompute == "full" else 0
     sums = (4 * p.blocks + again + p.first + p.last) * [R * c.D] + p.last * [R, 2 * R]
     if layout.sp:
-        sums += p.blocks * [4 * c.D] + p.last * [2 * c.D]
+        sums += p.blocks * [2 * norm * c.D] + p.last * [norm * c.D]
     sent = sum(all_reduce(N, t, p.tp) for N in sums)
     if layout.sp == "regather":
         sent += (2 * p.blocks + p.last) * (R * c.D - R * c.D // t)
     sharing = max(1, t // c.Hkv)
-    sent += p.blocks * all_reduce(2 * (c.D + 1) * c.K, sharing, p.tp % sharing)
+    sent += p.blocks * all_reduce(2 * (c.D + qkv_bias) * c.K, sharing, p.tp % sharing)
     return layout.microbatches * sent
 
 

@@ -150,8 +150,8 @@ BUGS: dict[str, Bug] = {
             "gradients",
             (
                 "tensor_parallel.mlp:mlp_forward",
-                'tp.leave(y, what="mlp.y") + p["b_out"]',
-                'tp.leave(y + p["b_out"], what="mlp.y")',
+                'biased(tp.leave(y, what="mlp.y"), p.get("b_out"))',
+                'tp.leave(biased(y, p.get("b_out")), what="mlp.y")',
             ),
         ),
         _bug(
@@ -272,7 +272,7 @@ BUGS: dict[str, Bug] = {
             "tenstorrent/tt-metal/issues/55947 pytorch/pytorch/pull/103910",
             {"tp": 2, "dropout": 0.1},
             "gradients",
-            ("train:Trainer._drop", "head=at.tp * self.model.H // self.layout.tp,", "head=0,"),
+            ("train:Trainer._at", "head=here.tp * self.model.H // self.layout.tp,", "head=0,"),
         ),
         _bug(
             "recompute-drops-anew",
@@ -282,8 +282,8 @@ BUGS: dict[str, Bug] = {
             "gradients",
             (
                 "serial.recompute:full",
-                "return f.forward(x, p, drop=drop)[1]",
-                "return f.forward(x, p, drop=drop.of(1))[1]",
+                "return f.forward(x, p, at=at)[1]",
+                "return f.forward(x, p, at=at.of(1))[1]",
             ),
         ),
         _bug(

@@ -4,12 +4,14 @@ The bug is in force for the layout *and* for the serial program, as it would be 
 repository: a bug in serial code is in both, and "parallel equals serial" stays green.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..compare.equality import worst_error
 from ..errors import ReplicaError
+from ..serial.context import context
 from ..serial.train import initial_params, loss_and_grads
 from ..train import Trainer
 from ..verify import definition, replicas
@@ -38,15 +40,16 @@ def examine(comm: Any, bug: Bug) -> dict[str, Answer]:
 def against_mathematics(case: Case) -> dict[str, Answer]:
     """Is the serial program right?  Its loss is the definition's, its gradients are slopes."""
     params, (tokens, targets) = start(case.model, case.train), batches(case.model, case.train)[0]
-    loss, grads = loss_and_grads(params, tokens, targets)
-    truth = definition.loss(params, tokens, targets)
+    at = context(case.model, case.train.dtype)
+    loss, grads = loss_and_grads(params, tokens, targets, at=at)
+    truth = definition.loss(case.model, params, tokens, targets)
     return {
         "definition": Answer(abs(loss - truth) / truth, 1e-12),
-        "slopes": slopes(params, grads, tokens, targets),
+        "slopes": slopes(params, grads, lambda: loss_and_grads(params, tokens, targets, at=at)[0]),
     }
 
 
-def slopes(params: dict, grads: dict, tokens: np.ndarray, targets: np.ndarray) -> Answer:
+def slopes(params: dict, grads: dict, loss: Callable[[], float]) -> Answer:
     """Each tensor is moved along a random direction d: is (f(+h d) − f(−h d)) / 2h its g · d?"""
     h, rng, found = 1e-5, np.random.default_rng(0), {}
     for layer, p in params.items():
@@ -54,7 +57,7 @@ def slopes(params: dict, grads: dict, tokens: np.ndarray, targets: np.ndarray) -
             d, before, f = rng.choice((-1.0, 1.0), w.shape), w.copy(), []
             for sign in (1, -1):
                 w[...] = before + sign * h * d
-                f.append(loss_and_grads(params, tokens, targets)[0])
+                f.append(loss())
             w[...] = before
             found[f"{layer}.{name}"] = (
                 (f[0] - f[1]) / (2 * h),

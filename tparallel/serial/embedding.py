@@ -1,18 +1,21 @@
 """x = dropout(W_tok[token] + W_pos[position]): a row of one table and a row of another.
 
+Without the second where positions are rotary (rope.py).
+
 Shapes:  tokens (B, T) integers; x (B, T, D); W_tok (V, D); W_pos (T, D)
 Source:  Radford et al. 2018, section 3.1
 """
 
 from ..backend import xp
 from ..kernels import add_rows
-from .dropout import NONE
+from .context import ORIGIN
 
 
-def embed_forward(tokens, p, drop=NONE):
+def embed_forward(tokens, p, at=ORIGIN):
     x = p["w_tok"][tokens]  # (B, T, D)
-    x += p["w_pos"][: tokens.shape[1]]
-    return drop.hidden(x, "embed.x"), (tokens, p["w_tok"].shape, p["w_pos"].shape, drop)
+    if at.rope is None:
+        x += p["w_pos"][at.positions(tokens.shape[1])]
+    return at.drop.hidden(x, "embed.x"), (tokens, shapes_of(p), at.drop)
 
 
 def embed_backward_input(dx, cache, p):
@@ -21,14 +24,18 @@ def embed_backward_input(dx, cache, p):
 
 
 def embed_backward_weight(wcache):
-    dx, tokens, tok_shape, pos_shape = wcache
-    dtok = xp.zeros(tok_shape, dx.dtype)
-    add_rows(dtok, tokens, dx)  # a token that occurs twice collects twice
-    dpos = xp.zeros(pos_shape, dx.dtype)
-    dpos[: dx.shape[1]] = dx.sum(0)
-    return {"w_tok": dtok, "w_pos": dpos}
+    dx, tokens, shapes = wcache
+    grads = {name: xp.zeros(shape, dx.dtype) for name, shape in shapes.items()}
+    add_rows(grads["w_tok"], tokens, dx)  # a token that occurs twice collects twice
+    if "w_pos" in grads:
+        grads["w_pos"][: dx.shape[1]] = dx.sum(0)
+    return grads
 
 
 def embed_backward(dx, cache, p):
     dtokens, wcache = embed_backward_input(dx, cache, p)
     return dtokens, embed_backward_weight(wcache)
+
+
+def shapes_of(p):
+    return {name: a.shape for name, a in p.items()}

@@ -4,13 +4,14 @@ Shapes:  x (B, T, D); logits (B, T, V); W_tok (V, D), the embedding's own table 
 Source:  Radford et al. 2018, section 3.1; tied: Press and Wolf 2017
 """
 
-from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
-from .dropout import NONE
+from ..kernels import norm_backward_input, norm_backward_weight, norm_forward
+from .context import ORIGIN
 from .linear import linear_backward_input, linear_backward_weight, linear_forward
+from .parameters import prefixed, sub
 
 
-def head_forward(x, p, drop=NONE):  # which drops nothing
-    n, norm = layernorm_forward(x, p["norm.g"], p["norm.b"])
+def head_forward(x, p, at=ORIGIN):
+    n, norm = norm_forward(x, sub(p, "norm."), at.norm_eps)
     logits = linear_forward(n, p["w_tok"].T)  # (B, T, V)
     return logits, (norm, n)
 
@@ -18,16 +19,14 @@ def head_forward(x, p, drop=NONE):  # which drops nothing
 def head_backward_input(dlogits, cache, p):
     norm, n = cache
     dn = linear_backward_input(dlogits, p["w_tok"].T)  # (B, T, D)
-    dx, norm = layernorm_backward_input(dn, norm, p["norm.g"])
+    dx, norm = norm_backward_input(dn, norm, sub(p, "norm."))
     return dx, (norm, n, dlogits)
 
 
 def head_backward_weight(wcache):
     norm, n, dlogits = wcache
-    grads = {}
-    grads["w_tok"], _ = linear_backward_weight(dlogits, n)  # transposed, as W_tok is
-    grads["norm.g"], grads["norm.b"] = layernorm_backward_weight(norm)
-    return grads
+    dw_tok = linear_backward_weight(dlogits, n)  # transposed, as W_tok is
+    return {"w_tok": dw_tok, **prefixed("norm.", norm_backward_weight(norm))}
 
 
 def head_backward(dlogits, cache, p):

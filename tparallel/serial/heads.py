@@ -4,7 +4,7 @@ Each of the Hkv key/value heads serves a group of R = H/Hkv query heads: query h
 key/value head h // R.  Hkv = H is multi-head attention, Hkv = 1 multi-query, others grouped-query.
 A head needs no other: this file is tensor parallelism's too, on fewer heads.
 
-Shapes:  q, z (B, T, H, K); kv (B, T, 2, Hkv, K)
+Shapes:  q, z (B, T, H, K); kv (B, S, 2, Hkv, K), S = T but in generation
 Source:  Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, section 2.2
 """
 
@@ -41,15 +41,16 @@ def heads_backward(dz, cache):
 
 
 def probabilities(q, kv):
-    """a = softmax(q kᵀ / √K + causal mask), (B, Hkv, R, T, T).
+    """a = softmax(q kᵀ / √K + causal mask), (B, Hkv, R, T, S).  Where there are more keys than
+    queries (S > T: those of earlier tokens are kept), the queries are the last T positions.
 
     √K, the head size, not √D: the scores of unit-variance q and k then have unit variance.
     """
     q, k, _ = grouped(q, kv)
-    T, K = q.shape[-2:]
-    s = q @ k.swapaxes(-1, -2)  # (B, Hkv, R, T, T)
+    (T, K), S = q.shape[-2:], k.shape[-2]
+    s = q @ k.swapaxes(-1, -2)  # (B, Hkv, R, T, S)
     s *= 1 / sqrt(K)
-    s[..., ~xp.tri(T, dtype=bool)] = -xp.inf
+    s[..., ~xp.tri(T, S, S - T, dtype=bool)] = -xp.inf
     s -= s.max(-1, keepdims=True)
     a = xp.exp(s, out=s)
     a /= a.sum(-1, keepdims=True)
@@ -57,7 +58,7 @@ def probabilities(q, kv):
 
 
 def grouped(q, kv):
-    """Views by group: q (B, Hkv, R, T, K), and k, v (B, Hkv, 1, T, K), which serve R heads each."""
+    """Views by group: q (B, Hkv, R, T, K), and k, v (B, Hkv, 1, S, K), which serve R heads each."""
     k, v = kv.transpose(2, 0, 3, 1, 4)[:, :, :, None]
-    B, Hkv, _, T, K = k.shape
-    return q.reshape(B, T, Hkv, -1, K).transpose(0, 2, 3, 1, 4), k, v
+    B, T, _, K = q.shape
+    return q.reshape(B, T, k.shape[1], -1, K).transpose(0, 2, 3, 1, 4), k, v

@@ -15,9 +15,7 @@ def linear_forward(x, w, b=None, contract=1):
     """y = x W + b."""
     rows, outs = x.shape[: x.ndim - contract], w.shape[contract:]
     y = (x.reshape(prod(rows), -1) @ w.reshape(-1, prod(outs))).reshape(rows + outs)
-    if b is not None:
-        y += b
-    return y
+    return biased(y, b)
 
 
 def linear_backward_input(dy, w, contract=1):
@@ -28,10 +26,27 @@ def linear_backward_input(dy, w, contract=1):
 
 
 def linear_backward_weight(x, dy, contract=1):
-    """dW = xᵀ dy and db = Σ_rows dy."""
+    """dW = xᵀ dy."""
     rows, ins = x.shape[: x.ndim - contract], x.shape[x.ndim - contract :]
     outs = dy.shape[len(rows) :]
     dy2 = dy.reshape(prod(rows), -1)
     dw = x.reshape(prod(rows), -1).T @ dy2
-    db = xp.ones(len(dy2), dy2.dtype) @ dy2  # a row of ones: BLAS sums columns faster than sum()
-    return dw.reshape(ins + outs), db.reshape(outs)
+    return dw.reshape(ins + outs)
+
+
+def biased(y, b):
+    """y + b, in place; y itself where there is no bias."""
+    if b is not None:
+        y += b
+    return y
+
+
+def bias_backward(names, **dys):
+    """db = Σ_rows dy of y (B, T, *O), for those biases that are among the parameters' names."""
+    grads = {}
+    for name, dy in dys.items():
+        if name in names:
+            dy2 = dy.reshape(dy.shape[0] * dy.shape[1], -1)
+            db = xp.ones(len(dy2), dy2.dtype) @ dy2  # a row of ones: BLAS sums faster than sum()
+            grads[name] = db.reshape(dy.shape[2:])
+    return grads

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .block import block_backward, block_backward_input, block_backward_weight, block_forward
-from .dropout import NONE, Dropout
+from .context import ORIGIN, Context
 from .embedding import (
     embed_backward,
     embed_backward_input,
@@ -20,7 +20,7 @@ from .parameters import stored_in
 
 
 class LayerFunctions(NamedTuple):
-    forward: Callable  # x, p, drop -> y, cache
+    forward: Callable  # x, p, at -> y, cache
     backward_input: Callable  # dy, cache, p -> dx, wcache
     backward_weight: Callable  # wcache -> grads
     backward: Callable  # dy, cache, p -> dx, grads: both halves
@@ -42,12 +42,12 @@ def kind(layer: str) -> str:
     return layer.split(".")[0]
 
 
-def model_forward(tokens, params, drop: Dropout = NONE):
+def model_forward(tokens, params, at: Context = ORIGIN):
     """logits (B, T, V) of tokens (B, T), and one cache per layer."""
     x, caches = tokens, {}
     for layer in layers_of(params):
         p = layer_view(params, layer)
-        x, caches[layer] = LAYERS[kind(layer)].forward(x, p, drop=drop.of(layer))
+        x, caches[layer] = LAYERS[kind(layer)].forward(x, p, at=at.of(layer))
     return x, caches
 
 

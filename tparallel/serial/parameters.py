@@ -12,7 +12,6 @@ import numpy as np
 
 from ..backend import xp
 from ..config import ModelConfig
-from ..errors import ConfigError
 
 
 def layer_names(L: int) -> list[str]:
@@ -22,11 +21,7 @@ def layer_names(L: int) -> list[str]:
 
 def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     """{layer: {name: shape}}, of everything that is stored."""
-    if (c.norm, c.position, c.mlp, c.bias) != ("layernorm", "learned", "gelu", "all"):
-        raise ConfigError(
-            "only GPT-2's architecture can be computed yet: norm, position, mlp, bias = "
-            f"{c.norm}, {c.position}, {c.mlp}, {c.bias}. Use model gpt2."
-        )
+    inner = (2, c.F) if c.mlp == "swiglu" else (c.F,)  # gate and up, or one
     embed = {"w_tok": (c.V, c.D), "w_pos": (c.T, c.D)}
     block = {
         "norm1.g": (c.D,),
@@ -39,8 +34,8 @@ def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
         "attn.b_out": (c.D,),
         "norm2.g": (c.D,),
         "norm2.b": (c.D,),
-        "mlp.w_in": (c.D, c.F),
-        "mlp.b_in": (c.F,),
+        "mlp.w_in": (c.D, *inner),
+        "mlp.b_in": inner,
         "mlp.w_out": (c.F, c.D),
         "mlp.b_out": (c.D,),
     }
@@ -53,7 +48,19 @@ def shapes(c: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     if c.tied:
         del embed["w_tok"], head["w_tok"]
         out = {"vocab": {"w_tok": (c.V, c.D)}, **out}
-    return out
+    return {layer: {n: s for n, s in p.items() if exists(n, c)} for layer, p in out.items()}
+
+
+def exists(name: str, c: ModelConfig) -> bool:
+    """Does this architecture have that parameter?"""
+    last = name.rsplit(".", 1)[-1]
+    if last == "w_pos":
+        return c.position == "learned"
+    if last == "b":
+        return c.norm == "layernorm"
+    if last in ("b_q", "b_kv"):
+        return c.bias in ("all", "qkv")
+    return c.bias == "all" or not last.startswith("b_")
 
 
 def count(c: ModelConfig) -> int:

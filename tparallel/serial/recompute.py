@@ -16,25 +16,25 @@ from .model import LayerFunctions
 
 
 def full(f: LayerFunctions) -> LayerFunctions:
-    def forward(x, p, drop):
-        y, _ = f.forward(x, p, drop=drop)
-        return y, (x, drop)
+    def forward(x, p, at):
+        y, _ = f.forward(x, p, at=at)
+        return y, (x, at)
 
     def again(cache, p):
-        x, drop = cache
-        return f.forward(x, p, drop=drop)[1]
+        x, at = cache
+        return f.forward(x, p, at=at)[1]
 
     return _before_backward(f, forward, again)
 
 
 def selective(f: LayerFunctions) -> LayerFunctions:
-    def forward(x, p, drop):
-        y, (norm1, (x, (q, kv, _, drop), z), *rest) = f.forward(x, p, drop=drop)
-        return y, (norm1, (x, (q, kv, drop), z), *rest)
+    def forward(x, p, at):
+        y, (norm1, (x, (q, kv, _, drop), *attn), *rest) = f.forward(x, p, at=at)
+        return y, (norm1, (x, (q, kv, drop), *attn), *rest)
 
     def again(cache, p):
-        norm1, (x, (q, kv, drop), z), *rest = cache
-        return norm1, (x, (q, kv, scores_again(q, kv, drop), drop), z), *rest
+        norm1, (x, (q, kv, drop), *attn), *rest = cache
+        return norm1, (x, (q, kv, scores_again(q, kv, drop), drop), *attn), *rest
 
     return _before_backward(f, forward, again)
 

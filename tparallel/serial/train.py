@@ -6,7 +6,8 @@ from ..backend import xp
 from ..config import ModelConfig, TrainConfig
 from ..kernels import adamw_update, cross_entropy_backward, cross_entropy_forward
 from .adamw import clip_factor, learning_rate, sgd_update
-from .dropout import NONE, Dropout
+from .context import ORIGIN, Context
+from .dropout import Dropout
 from .model import model_backward, model_forward
 from .parameters import decayed, initial, shapes
 
@@ -22,13 +23,13 @@ def zeros_like(params: dict) -> dict:
     return {layer: {n: xp.zeros_like(a) for n, a in p.items()} for layer, p in params.items()}
 
 
-def loss_and_grads(params: dict, tokens, targets, microbatches: int = 1, drop: Dropout = NONE):
+def loss_and_grads(params: dict, tokens, targets, microbatches: int = 1, at: Context = ORIGIN):
     """Loss in nats per token and the gradient of every parameter, over the global batch (G, T)."""
     tokens, targets = xp.asarray(tokens), xp.asarray(targets)
     grads, loss = zeros_like(params), 0.0
     rows = len(tokens) // microbatches
     for i in range(0, len(tokens), rows):
-        logits, caches = model_forward(tokens[i : i + rows], params, drop.from_row(i))
+        logits, caches = model_forward(tokens[i : i + rows], params, at.from_row(i))
         part, cache = cross_entropy_forward(logits, targets[i : i + rows], count=targets.size)
         model_backward(cross_entropy_backward(cache), caches, params, grads)
         loss += part
@@ -40,10 +41,20 @@ def grad_norm(grads: dict) -> float:
     return sqrt(sum(float(xp.vdot(g, g)) for p in grads.values() for g in p.values()))
 
 
-def train_step(params, moments, tokens, targets, step: int, c: TrainConfig, microbatches: int = 1):
-    """One update of ``params`` and ``moments`` (m, v), in place; returns loss and gradient norm."""
-    drop = Dropout(c.dropout).of(c.seed, step)
-    loss, grads = loss_and_grads(params, tokens, targets, microbatches, drop)
+def train_step(
+    params,
+    moments,
+    tokens,
+    targets,
+    step: int,
+    c: TrainConfig,
+    microbatches: int = 1,
+    at: Context = ORIGIN,
+):
+    """One update of ``params`` and ``moments`` (m, v), in place; returns loss and gradient norm.
+    ``at`` has the constants of the architecture (``context``)."""
+    at = at._replace(drop=Dropout(c.dropout).of(c.seed, step))
+    loss, grads = loss_and_grads(params, tokens, targets, microbatches, at)
     norm = grad_norm(grads)
     scale, lr = clip_factor(norm, c), learning_rate(step, c)
     for layer, p in params.items():

@@ -1,7 +1,8 @@
 """Causal multi-head self-attention with H cut over tp: every rank computes some of the heads.
 
 Where tp is larger than Hkv, tp/Hkv ranks hold the same key/value head and use it for their own
-query heads; its gradient is the sum of theirs (region.py).
+query heads; its gradient is the sum of theirs (region.py).  Every rank sees all positions, so that
+rotary ones are serial's.
 
 Shapes:        x, y (B, T, D); W_q (D, H/tp, K); b_q (H/tp, K); W_kv (D, 2, Hkv/tp, K);
                b_kv (2, Hkv/tp, K); W_out (H/tp, K, D); b_out (D)
@@ -10,40 +11,48 @@ Compare with:  serial/attention.py
 Source:        Shoeybi et al. 2019, section 3, figure 3b
 """
 
-from ..kernels import heads_backward, heads_forward
-from ..serial.dropout import NONE
-from ..serial.linear import linear_backward_input, linear_backward_weight, linear_forward
+from ..kernels import heads_backward, heads_forward, rope_backward, rope_forward
+from ..serial.context import ORIGIN
+from ..serial.linear import (
+    bias_backward,
+    biased,
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+)
 
 
-def attention_forward(x, p, tp, drop=NONE):
+def attention_forward(x, p, tp, at=ORIGIN):
     x = tp.enter(x, what="attn.x")  # (B, T, D)
-    q = linear_forward(x, p["w_q"], p["b_q"])  # (B, T, H/tp, K)
-    kv = linear_forward(x, p["w_kv"], p["b_kv"])  # (B, T, 2, Hkv/tp, K)
-    z, core = heads_forward(q, kv, drop)  # (B, T, H/tp, K)
+    q = linear_forward(x, p["w_q"], p.get("b_q"))  # (B, T, H/tp, K)
+    kv = linear_forward(x, p["w_kv"], p.get("b_kv"))  # (B, T, 2, Hkv/tp, K)
+    q, kv = rope_forward(q, kv, at)
+    z, core = heads_forward(q, at.extend(kv), at.drop)  # (B, T, H/tp, K)
     y = linear_forward(z, p["w_out"], contract=2)  # (B, T, D) partial over tp
-    y = tp.leave(y, what="attn.y") + p["b_out"]  # (B, T, D): the bias once, after the sum
-    return y, (tp.keep(x), core, z)
+    y = biased(tp.leave(y, what="attn.y"), p.get("b_out"))  # (B, T, D): once, after the sum
+    return y, (tp.keep(x), core, z, at)
 
 
 def attention_backward_input(dy, cache, p, tp):
-    x, core, z = cache
+    x, core, z, at = cache
     x = tp.again(x, what="attn.x again")
     dy = tp.leave_backward(dy, what="attn.dy")  # (B, T, D)
     dz = linear_backward_input(dy, p["w_out"], contract=2)  # (B, T, H/tp, K)
     dq, dkv = heads_backward(dz, core)  # (B, T, H/tp, K), (B, T, 2, Hkv/tp, K)
+    dq, dkv = rope_backward(dq, dkv, at)
     dx = linear_backward_input(dq, p["w_q"])  # (B, T, D) partial over tp
     dx += linear_backward_input(dkv, p["w_kv"])
     dx = tp.enter_backward(dx, what="attn.dx")  # (B, T, D), pending
-    return dx, (x, dq, dkv, z, dy)
+    return dx, (x, dq, dkv, z, dy, [*p])
 
 
 def attention_backward_weight(wcache):
-    x, dq, dkv, z, dy = wcache
+    x, dq, dkv, z, dy, names = wcache
     grads = {}
-    grads["w_out"], grads["b_out"] = linear_backward_weight(z, dy, contract=2)
-    grads["w_kv"], grads["b_kv"] = linear_backward_weight(x.wait(), dkv)
-    grads["w_q"], grads["b_q"] = linear_backward_weight(x.wait(), dq)
-    return grads
+    grads["w_out"] = linear_backward_weight(z, dy, contract=2)
+    grads["w_kv"] = linear_backward_weight(x.wait(), dkv)
+    grads["w_q"] = linear_backward_weight(x.wait(), dq)
+    return grads | bias_backward(names, b_out=dy, b_kv=dkv, b_q=dq)
 
 
 def attention_backward(dy, cache, p, tp):

@@ -7,8 +7,8 @@ Compare with:  serial/block.py
 Source:        Shoeybi et al. 2019, section 3, figure 4; Korthikanti et al. 2022, figure 5
 """
 
-from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
-from ..serial.dropout import NONE
+from ..kernels import norm_backward_input, norm_backward_weight, norm_forward
+from ..serial.context import ORIGIN
 from ..serial.parameters import prefixed, sub
 from .attention import (
     attention_backward,
@@ -19,25 +19,25 @@ from .attention import (
 from .mlp import mlp_backward, mlp_backward_input, mlp_backward_weight, mlp_forward
 
 
-def block_forward(x, p, tp, drop=NONE):
-    n, norm1 = layernorm_forward(x, p["norm1.g"], p["norm1.b"])
-    y, attn = attention_forward(n, sub(p, "attn."), tp, drop)
-    x = x + drop.hidden(y, "attn.y")  # (B, T, D)
-    n, norm2 = layernorm_forward(x, p["norm2.g"], p["norm2.b"])
+def block_forward(x, p, tp, at=ORIGIN):
+    n, norm1 = norm_forward(x, sub(p, "norm1."), at.norm_eps)
+    y, attn = attention_forward(n, sub(p, "attn."), tp, at)
+    x = x + at.drop.hidden(y, "attn.y")  # (B, T, D)
+    n, norm2 = norm_forward(x, sub(p, "norm2."), at.norm_eps)
     y, mlp = mlp_forward(n, sub(p, "mlp."), tp)
-    y = drop.hidden(y, "mlp.y")
+    y = at.drop.hidden(y, "mlp.y")
     y += x  # (B, T, D)
-    return y, (norm1, attn, norm2, mlp, drop)
+    return y, (norm1, attn, norm2, mlp, at.drop)
 
 
 def block_backward_input(dy, cache, p, tp):
     norm1, attn, norm2, mlp, drop = cache
     dn, mlp = mlp_backward_input(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."), tp)
-    dx, norm2 = layernorm_backward_input(dn.wait(), norm2, p["norm2.g"])
+    dx, norm2 = norm_backward_input(dn.wait(), norm2, sub(p, "norm2."))
     dx += dy  # the residual's own gradient: without it the block forgets what lies below
     dn, attn = attention_backward_input(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."), tp)
     dy = dx
-    dx, norm1 = layernorm_backward_input(dn.wait(), norm1, p["norm1.g"])
+    dx, norm1 = norm_backward_input(dn.wait(), norm1, sub(p, "norm1."))
     dx += dy
     return dx, (norm1, attn, norm2, mlp)
 
@@ -45,9 +45,9 @@ def block_backward_input(dy, cache, p, tp):
 def block_backward_weight(wcache):
     norm1, attn, norm2, mlp = wcache
     grads = prefixed("mlp.", mlp_backward_weight(mlp))
-    grads["norm2.g"], grads["norm2.b"] = layernorm_backward_weight(norm2)
+    grads |= prefixed("norm2.", norm_backward_weight(norm2))
     grads |= prefixed("attn.", attention_backward_weight(attn))
-    grads["norm1.g"], grads["norm1.b"] = layernorm_backward_weight(norm1)
+    grads |= prefixed("norm1.", norm_backward_weight(norm1))
     return grads
 
 
@@ -55,13 +55,13 @@ def block_backward(dy, cache, p, tp):
     """Both halves of each part in turn: its weight gradients hide its sum of dx over tp."""
     norm1, attn, norm2, mlp, drop = cache
     dn, dmlp = mlp_backward(drop.hidden(dy, "mlp.y"), mlp, sub(p, "mlp."), tp)
-    dx, norm2 = layernorm_backward_input(dn, norm2, p["norm2.g"])
+    dx, norm2 = norm_backward_input(dn, norm2, sub(p, "norm2."))
     dx += dy  # again the residuals' own gradients, here
     dn, dattn = attention_backward(drop.hidden(dx, "attn.y"), attn, sub(p, "attn."), tp)
     dy = dx
-    dx, norm1 = layernorm_backward_input(dn, norm1, p["norm1.g"])
+    dx, norm1 = norm_backward_input(dn, norm1, sub(p, "norm1."))
     dx += dy  # and here
     grads = prefixed("mlp.", dmlp) | prefixed("attn.", dattn)
-    grads["norm2.g"], grads["norm2.b"] = layernorm_backward_weight(norm2)
-    grads["norm1.g"], grads["norm1.b"] = layernorm_backward_weight(norm1)
+    grads |= prefixed("norm2.", norm_backward_weight(norm2))
+    grads |= prefixed("norm1.", norm_backward_weight(norm1))
     return dx, grads

@@ -1,7 +1,7 @@
 """x = dropout(W_tok[token] + W_pos[position]), with the rows of W_tok (V) cut over tp.
 
 A rank looks up the tokens whose rows it holds and puts zeros for the others; the sum over tp
-finds each row exactly once.  V need not be divisible by tp.
+finds each row exactly once.  V need not be divisible by tp.  No W_pos where positions are rotary.
 
 Shapes:        tokens (B, T) integers; x (B, T, D), or (B, T/tp, D) under sequence parallelism;
                W_tok (V/tp, D); W_pos (T, D)
@@ -12,16 +12,19 @@ Source:        Shoeybi et al. 2019, section 3
 
 from ..backend import xp
 from ..kernels import add_rows
-from ..serial.dropout import NONE
+from ..serial.context import ORIGIN
+from ..serial.embedding import shapes_of
 from .split import part
 
 
-def embed_forward(tokens, p, tp, V, drop=NONE):
+def embed_forward(tokens, p, tp, V, at=ORIGIN):
     local, mine = local_tokens(tokens, tp, V)
     x = p["w_tok"][local] * mine[..., None]  # (B, T, D) partial over tp
     x = tp.leave(x, what="embed.x")  # (B, T, D)
-    x += p["w_pos"][tp.tokens(tokens.shape[1])]
-    return drop.hidden(x, "embed.x"), (tokens, p["w_tok"].shape, p["w_pos"].shape, drop)
+    if at.rope is None:
+        T = tokens.shape[1]
+        x += p["w_pos"][at.positions(T)[..., tp.tokens(T)]]
+    return at.drop.hidden(x, "embed.x"), (tokens, shapes_of(p), at.drop)
 
 
 def embed_backward_input(dx, cache, p, tp, V):
@@ -31,13 +34,13 @@ def embed_backward_input(dx, cache, p, tp, V):
 
 
 def embed_backward_weight(wcache, tp, V):
-    dx, tokens, tok_shape, pos_shape = wcache
+    dx, tokens, shapes = wcache
     local, mine = local_tokens(tokens, tp, V)
-    dtok = xp.zeros(tok_shape, dx.dtype)
-    add_rows(dtok, local, dx * mine[..., None])  # a token that occurs twice collects twice
-    dpos = xp.zeros(pos_shape, dx.dtype)
-    dpos[: dx.shape[1]] = dx.sum(0)
-    return {"w_tok": dtok, "w_pos": dpos}
+    grads = {name: xp.zeros(shape, dx.dtype) for name, shape in shapes.items()}
+    add_rows(grads["w_tok"], local, dx * mine[..., None])  # twice where a token is twice
+    if "w_pos" in grads:
+        grads["w_pos"][: dx.shape[1]] = dx.sum(0)
+    return grads
 
 
 def embed_backward(dx, cache, p, tp, V):

@@ -6,13 +6,14 @@ Compare with:  serial/head.py
 Source:        Shoeybi et al. 2019, section 3
 """
 
-from ..kernels import layernorm_backward_input, layernorm_backward_weight, layernorm_forward
-from ..serial.dropout import NONE
+from ..kernels import norm_backward_input, norm_backward_weight, norm_forward
+from ..serial.context import ORIGIN
 from ..serial.linear import linear_backward_input, linear_backward_weight, linear_forward
+from ..serial.parameters import prefixed, sub
 
 
-def head_forward(x, p, tp, drop=NONE):  # which drops nothing
-    n, norm = layernorm_forward(x, p["norm.g"], p["norm.b"])
+def head_forward(x, p, tp, at=ORIGIN):
+    n, norm = norm_forward(x, sub(p, "norm."), at.norm_eps)
     n = tp.enter(n, what="head.n")  # (B, T, D)
     logits = linear_forward(n, p["w_tok"].T)  # (B, T, V/tp)
     return logits, (norm, tp.keep(n))
@@ -23,16 +24,14 @@ def head_backward_input(dlogits, cache, p, tp):
     n = tp.again(n, what="head.n again")
     dn = linear_backward_input(dlogits, p["w_tok"].T)  # (B, T, D) partial over tp
     dn = tp.enter_backward(dn, what="head.dn")  # (B, T, D), pending
-    dx, norm = layernorm_backward_input(dn.wait(), norm, p["norm.g"])
+    dx, norm = norm_backward_input(dn.wait(), norm, sub(p, "norm."))
     return dx, (norm, n, dlogits)
 
 
 def head_backward_weight(wcache):
     norm, n, dlogits = wcache
-    grads = {}
-    grads["w_tok"], _ = linear_backward_weight(dlogits, n.wait())  # transposed, as W_tok is
-    grads["norm.g"], grads["norm.b"] = layernorm_backward_weight(norm)
-    return grads
+    dw_tok = linear_backward_weight(dlogits, n.wait())  # transposed, as W_tok is
+    return {"w_tok": dw_tok, **prefixed("norm.", norm_backward_weight(norm))}
 
 
 def head_backward(dlogits, cache, p, tp):
@@ -41,8 +40,6 @@ def head_backward(dlogits, cache, p, tp):
     n = tp.again(n, what="head.n again")
     dn = linear_backward_input(dlogits, p["w_tok"].T)  # (B, T, D) partial over tp
     dn = tp.enter_backward(dn, what="head.dn")
-    grads = {}
-    grads["w_tok"], _ = linear_backward_weight(dlogits, n.wait())
-    dx, norm = layernorm_backward_input(dn.wait(), norm, p["norm.g"])
-    grads["norm.g"], grads["norm.b"] = layernorm_backward_weight(norm)
-    return dx, grads
+    dw_tok = linear_backward_weight(dlogits, n.wait())
+    dx, norm = norm_backward_input(dn.wait(), norm, sub(p, "norm."))
+    return dx, {"w_tok": dw_tok, **prefixed("norm.", norm_backward_weight(norm))}

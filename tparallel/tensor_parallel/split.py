@@ -19,8 +19,8 @@ SPLIT_DIM = {
     "attn.w_kv": 2,
     "attn.b_kv": 1,
     "attn.w_out": 0,  # rows, by head
-    "mlp.w_in": 1,  # columns
-    "mlp.b_in": 0,
+    "mlp.w_in": -1,  # columns; with a gate, of both halves
+    "mlp.b_in": -1,
     "mlp.w_out": 0,  # rows
     "w_tok": 0,  # rows of the vocabulary, any number of them
 }

@@ -17,7 +17,7 @@ Compare with:  mlp.py, serial/mlp.py
 from math import prod
 
 from ..backend import xp
-from ..serial.activation import gelu_backward, gelu_forward
+from ..serial.activation import activation_backward, gelu_forward
 from .split import part
 
 
@@ -31,7 +31,7 @@ def mlp_forward(x, p, tp):
 def mlp_backward_input(dy, cache, p, tp):
     x, slope, a = cache
     da = gathered(lambda mine: dy @ p["w_out"][mine].T, a.shape[-1], tp, what="mlp.da")
-    dh = gelu_backward(da, slope)  # (B, T, F)
+    dh = activation_backward(da, slope)  # (B, T, F)
     dx = gathered(lambda mine: dh @ p["w_in"][mine].T, x.shape[-1], tp, what="mlp.dx")
     return dx, (x, dh, a, dy)
 

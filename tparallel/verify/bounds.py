@@ -47,7 +47,7 @@ def longest_sum(model: ModelConfig, train: TrainConfig) -> int:
 def condition(model: ModelConfig, train: TrainConfig) -> dict[str, float]:
     """{quantity: its relative change / δ, when every weight changes by ± δ}, at least 1."""
     rows, wide = batches(model, train), replace(train, dtype="float64")
-    truth = train_serially(start(model, train), rows, wide)
+    truth = train_serially(start(model, train), rows, model, wide)
     found = dict.fromkeys(QUANTITIES, 1.0)
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
@@ -55,6 +55,6 @@ def condition(model: ModelConfig, train: TrainConfig) -> dict[str, float]:
             layer: {n: a * (1 + DELTA * rng.choice((-1, 1), a.shape)) for n, a in p.items()}
             for layer, p in start(model, train).items()
         }
-        for quantity, (error, _) in errors(train_serially(moved, rows, wide), truth).items():
+        for quantity, (error, _) in errors(train_serially(moved, rows, model, wide), truth).items():
             found[quantity] = max(found[quantity], error / DELTA)
     return found

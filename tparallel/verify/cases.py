@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 from ..config import Layout, ModelConfig, TrainConfig, as_dict, check
+from ..config.presets import LLAMA, QWEN2
 from ..errors import TParallelError
 from ..pipeline_parallel.schedules import SCHEDULES
 
@@ -28,7 +29,9 @@ AXES: dict[str, tuple] = {
     "chunks": (0, 3),
     "schedule": ("", *SCHEDULES),
 }
+LONGER = "llama3:factor=4,original=16"  # as many tokens as a few turns of the fastest angles
 FACTORS: dict[str, dict[str, dict]] = {  # factor -> value -> the fields that it sets
+    "architecture": {"gpt2": {}, "llama": LLAMA, "qwen2": QWEN2 | {"rope_scaling": LONGER}},
     "optimizer": {
         "sgd": {"optimizer": "sgd", "clip": 0.0},
         "adamw, clipped": {"optimizer": "adamw", "clip": 0.5},

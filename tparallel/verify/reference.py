@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..config import ModelConfig, TrainConfig, replace
+from ..serial.context import context
 from ..serial.dropout import Dropout
 from ..serial.loss import cross_entropy_forward
 from ..serial.model import model_forward
@@ -15,7 +16,7 @@ from .seen import Seen
 @lru_cache(maxsize=64)
 def serial(model: ModelConfig, train: TrainConfig) -> Seen:
     """What one process shows.  A float32 case is compared with float64, from the same start."""
-    return train_serially(start(model, train), batches(model, train), train)
+    return train_serially(start(model, train), batches(model, train), model, train)
 
 
 def start(model: ModelConfig, train: TrainConfig) -> dict:
@@ -35,19 +36,20 @@ def batches(model: ModelConfig, train: TrainConfig) -> list[tuple]:
     return [(part[:, :-1], part[:, 1:]) for part in rows]
 
 
-def train_serially(params: dict, rows: list[tuple], train: TrainConfig) -> Seen:
+def train_serially(params: dict, rows: list[tuple], model: ModelConfig, train: TrainConfig) -> Seen:
     """Train ``params``, in place, on all but the last of ``rows``."""
     train = replace(train, dtype="float64")
     moments = tuple(zeros_like(params) for _ in "mv")
-    drop = Dropout(train.dropout).of(train.seed, 0)
+    at = context(model, train.dtype)
+    first = at._replace(drop=Dropout(train.dropout).of(train.seed, 0))
     tokens, targets = rows[0]
-    _, gradients = loss_and_grads(params, tokens, targets, drop=drop)
+    _, gradients = loss_and_grads(params, tokens, targets, at=first)
     said = [
-        train_step(params, moments, tokens, targets, step, train)
+        train_step(params, moments, tokens, targets, step, train, at=at)
         for step, (tokens, targets) in enumerate(rows[:-1])
     ]
     tokens, targets = rows[-1]
-    logits, _ = model_forward(tokens, params)
+    logits, _ = model_forward(tokens, params, at)
     validation, _ = cross_entropy_forward(logits, targets, targets.size)
     state = moments if train.optimizer == "adamw" else ()
     return Seen(said[0][0], gradients, said[0][1], params, state, float(validation))
