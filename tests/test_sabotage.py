@@ -28,8 +28,8 @@ DEFECTS = [
     Defect(
         "the row-split bias is added on every tp rank, before the sum",
         "tensor_parallel/mlp.py",
-        'tp.leave(y, what="mlp.y") + p["b_out"]',
-        'tp.leave(y + p["b_out"], what="mlp.y")',
+        'biased(tp.leave(y, what="mlp.y"), p.get("b_out"))',
+        'tp.leave(biased(y, p.get("b_out")), what="mlp.y")',
         "test_tensor_parallel.py::test_a_row_split_bias_is_added_once",
     ),
     Defect(
