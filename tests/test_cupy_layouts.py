@@ -46,11 +46,11 @@ def on_part(comm, layout, work):
     return found
 
 
-def agrees_with_numpy(comm, layout, truth, losses):
-    """One step in float64 with MPI handed device memory; a run of two, with copies on the host."""
-    os.environ["TPARALLEL_TRANSPORT"] = "direct"
+def agrees_with_numpy(comm, layout, truth, losses, transports=("direct", "staged")):
+    """One step in float64 by the first transport, a run of two by the second."""
+    os.environ["TPARALLEL_TRANSPORT"] = transports[0]
     proof = on_part(comm, layout, lambda part: prove(MODEL, TRAIN, layout, part, rows(0), truth))
-    os.environ["TPARALLEL_TRANSPORT"] = "staged"
+    os.environ["TPARALLEL_TRANSPORT"] = transports[1]
     ranks = on_part(comm, layout, lambda part: measure(MODEL, TRAIN, layout, part, rows))
     if proof:
         assert max(proof.loss, proof.norm, proof.gradient) <= BOUND, (layout.name, proof)

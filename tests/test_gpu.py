@@ -1,0 +1,34 @@
+"""On a GPU (``scripts/check_gpu``, ``pytest -m gpu``): what the stand-in can only rehearse."""
+
+import os
+import pickle
+
+import pytest
+from mpitest import mpi
+from test_cupy_layouts import MODEL, TRAIN, agrees_with_numpy, numpys  # noqa: F401 (a fixture)
+from test_cupy_transport import DTYPES, verbs_agree
+
+from tparallel.comm.axis import Axis
+from tparallel.comm.ledger import Ledger
+from tparallel.layouts import for_ranks
+
+pytestmark = pytest.mark.gpu
+GPU = {"TPARALLEL_BACKEND": "cupy", "TPARALLEL_KERNELS": "plain"}
+
+
+@mpi(1, 2, 4, timeout=300, env=GPU)
+def test_every_layout_on_one_device_finds_numpys_gradients(comm, numpys):  # noqa: F811
+    """Loss, norm, gradients within 1e-12 of NumPy's, bytes by the closed forms."""
+    for layout in for_ranks(comm.size, MODEL, TRAIN):
+        agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()), transports=("", ""))
+
+
+@mpi(2, timeout=300, env=GPU)
+@pytest.mark.parametrize("transport", ["staged", "ipc"])
+def test_every_verb_between_two_ranks_on_one_device(comm, transport):
+    """The bits of NumPy's sums."""
+    os.environ["TPARALLEL_TRANSPORT"] = transport
+    axis = Axis("tp", comm.Dup(), Ledger())
+    for dtype in DTYPES:
+        verbs_agree(axis, dtype)
+    axis.close()
