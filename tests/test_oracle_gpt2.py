@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote: Hugging Face's GPT-2, PyTorch's DDP and FSDP2 around it."""
+"""Programs that nobody here wrote: Hugging Face's GPT-2, PyTorch's DDP, FSDP2 and pipelining around it."""
 
 import numpy as np
 import pytest
@@ -37,9 +37,10 @@ def test_hugging_faces_gpt2_has_our_loss_and_every_gradient(ours):
         assert error <= 1e-12 * largest, name
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_pytorchs_data_parallelism_has_our_loss_and_norm(ours, how, tmp_path):
-    """Two processes over gloo, half of the rows each: the global loss and gradient norm."""
+@pytest.mark.parametrize("how", ["ddp", "fsdp2", "pipelining"])
+def test_pytorchs_parallelism_has_our_loss_and_norm(ours, how, tmp_path):
+    """Two processes over gloo, half of the rows or of the blocks each: the global loss and
+    gradient norm."""
     import torch.multiprocessing as mp
     from oracle.gpt2 import loss_and_norm
 

@@ -1,6 +1,8 @@
 """Every known bug, put into the running program, is caught by the check that should catch it."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from mpitest import mpi
@@ -66,6 +68,15 @@ def test_no_module_knows_its_saboteur(name):
         source = inspect.getsource(inspect.getmodule(find(edit.where)))
         assert name not in source
         assert "sabotage" not in source
+
+
+def test_the_readme_shows_the_table_of_the_page():
+    """Row by row, without the links; every bug has its row."""
+    root = Path(__file__).resolve().parent.parent
+    page, readme = (root / p for p in ("tutorials/pages/sabotage.md", "README.md"))
+    rows = [re.sub(r" \[\d+\]\([^)]*\)", "", row) for row in page.read_text().splitlines()]
+    assert "\n".join(rows) in readme.read_text()
+    assert {re.match(r"\| `([\w-]+)`", row)[1] for row in rows if "`" in row} == BUGS.keys()
 
 
 def test_an_edit_reaches_every_importer_and_is_undone():

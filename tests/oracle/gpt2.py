@@ -75,9 +75,19 @@ def loss_of(gpt2, tokens, targets):
 
 
 def loss_and_norm(rank, ranks, file, how, model, params, tokens, targets, answers):
-    """One rank of a gloo job: its rows of the batch through DDP or FSDP2; rank 0 answers."""
+    """One rank of a gloo job that asks PyTorch's ``how``; rank 0 answers."""
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
     gpt2 = model_of(model, params)
+    ask = in_stages if how == "pipelining" else by_rows
+    loss, norm = ask(gpt2, how, rank, ranks, tokens, targets)
+    if rank == 0:
+        answers.put((float(loss), float(norm)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def by_rows(gpt2, how, rank, ranks, tokens, targets):
+    """Some rows of the batch on each rank, through DDP or FSDP2."""
     if how == "ddp":
         wrapped = torch.nn.parallel.DistributedDataParallel(gpt2)
     else:
@@ -90,10 +100,48 @@ def loss_and_norm(rank, ranks, file, how, model, params, tokens, targets, answer
     loss = loss_of(wrapped, tokens[rows], targets[rows])
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(wrapped.parameters(), math.inf)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     mean = loss.detach() / ranks
     dist.all_reduce(mean)
-    if rank == 0:
-        answers.put((float(mean), float(norm)))
-    dist.barrier()
-    dist.destroy_process_group()
+    return mean, norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def in_stages(gpt2, how, rank, ranks, tokens, targets):
+    """Some blocks on each rank, two micro-batches, PyTorch's 1F1B.  The table that the first and
+    the last stage share is on both: what they find is added before the norm is taken."""
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    stage = PipelineStage(Stage(gpt2, rank, ranks), rank, ranks, torch.device("cpu"))
+
+    def loss_fn(logits, wanted):
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+
+    schedule, losses = Schedule1F1B(stage, n_microbatches=2, loss_fn=loss_fn), []
+    x, y = (torch.from_numpy(np.ascontiguousarray(a)) for a in (tokens, targets))
+    schedule.step(*[x] * (rank == 0), **({"target": y, "losses": losses} if rank else {}))
+    table = stage.submod.table.weight
+    dist.all_reduce(table.grad)
+    rest = [p.grad for p in stage.submod.parameters() if p is not table]
+    found = torch.stack([sum((g * g).sum() for g in rest), sum(losses, torch.tensor(0.0)) / 2])
+    dist.all_reduce(found.detach_())
+    return found[1], (found[0] + (table.grad**2).sum()).sqrt()
+
+
+class Stage(torch.nn.Module):
+    """The first or the last half of a GPT-2: its own blocks, and the table at either end."""
+
+    def __init__(self, gpt2, rank: int, ranks: int):
+        super().__init__()
+        whole = gpt2.transformer
+        n = len(whole.h) // ranks
+        self.first, self.table = rank == 0, whole.wte
+        self.positions = whole.wpe if self.first else None
+        self.blocks = torch.nn.ModuleList(whole.h[rank * n : (rank + 1) * n])
+        self.norm = None if self.first else whole.ln_f
+
+    def forward(self, x):
+        if self.first:
+            x = self.table(x) + self.positions(torch.arange(x.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return x if self.first else self.norm(x) @ self.table.weight.T

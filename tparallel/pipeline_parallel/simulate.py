@@ -72,7 +72,7 @@ def _tables(schedule: Schedule, cost: Mapping, delay: Any) -> tuple[np.ndarray, 
     seconds_of = _by_op({op: np.broadcast_to(cost.get(op, np.nan), (C, M)) for op in COST})
     shape = (schedule.stages, max(map(len, schedule.orders)))
     needs, gives = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    lag, seconds = np.empty(shape), np.empty(shape)
+    lag, seconds = np.zeros(shape), np.zeros(shape)
     for s, order in enumerate(schedule.orders):
         op, c, m = order.T
         n = len(order)
