@@ -12,12 +12,14 @@ from safetensors.numpy import load_file
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.errors import TParallelError, WeightsError
 from tparallel.evaluate import Evaluator, next_tokens
+from tparallel.serial.context import context
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
 from tparallel.serial.parameters import shapes
 from tparallel.tensor_parallel.split import is_split, unshard
 from tparallel.train import Trainer
 from tparallel.weights import Folder, blocks, check, export_source, export_trainer, files
+from tparallel.weights.settings import config_json, model_config
 
 BOUNDS = {"float64": 1e-10, "float32": 1e-5}
 LAYOUTS = {  # of at most four ranks
@@ -39,7 +41,7 @@ def test_the_serial_model_gives_the_logits_of_transformers(name, files, tmp_path
     _, _, tokens, logits = stored(name)
     for dtype, bound in BOUNDS.items():
         params = {unit: folder.part(unit, dtype=dtype) for unit in shapes(folder.model)}
-        found, _ = model_forward(tokens, params)
+        found, _ = model_forward(tokens, params, context(folder.model, dtype))
         assert found.dtype == dtype
         assert np.abs(found - logits).max() <= bound * np.abs(logits).max()
 
@@ -49,41 +51,43 @@ def test_the_serial_model_gives_the_logits_of_transformers(name, files, tmp_path
 def test_every_layout_gives_the_logits_and_the_loss_of_transformers(comm, dtype, tmp_path):
     """All of ``LAYOUTS``, on a batch of three rows, which none of them divides, shorter than the
     model's: logits as before, the loss by its definition; and exports that are bit-equal."""
-    path = tmp_path / "gpt2"
+    parts = {name: comm.Split(int(comm.rank >= x.ranks), comm.rank) for name, x in LAYOUTS.items()}
+    for family in ("gpt2", "llama3-tied", "qwen2-yarn"):
+        if comm.rank == 0:
+            write_folder(tmp_path / family, family, files=2)
+        comm.Barrier()
+        for name, layout in LAYOUTS.items():
+            if comm.rank < layout.ranks:
+                out = tmp_path / f"{family}-{name.replace(' ', '-')}"
+                check_layout(parts[name], layout, family, dtype, tmp_path / family, out)
+
+
+def check_layout(comm, layout: Layout, family: str, dtype: str, path: Path, out: Path) -> None:
+    _, tensors, tokens, logits = stored(family)
+    folder = Folder(path, T=tokens.shape[1])
+    train = TrainConfig(global_batch=4, dtype=dtype)
+    trainer = Trainer(folder.model, train, layout, comm, start=folder.part, learns=False)
+    assert not trainer.store.grads and not any(trainer.store.optimizer.state.values())
+    seen = np.full_like(logits, np.nan, dtype=dtype)
+
+    def take(rows, words, block):
+        seen[rows, :, words] = block
+
+    found = Evaluator(trainer).loss(tokens, next_tokens(tokens), take)
+    wanted = float(cross_entropy_forward(logits[:, :-1], tokens[:, 1:], 1)[0])
+    export_trainer(trainer, out)
+    trainer.close()
+    assert abs(found - wanted) <= BOUNDS[dtype] * abs(wanted), (family, layout)
     if comm.rank == 0:
-        write_folder(path, "gpt2", files=2)
-    comm.Barrier()
-    _, tensors, tokens, logits = stored("gpt2")
-    loss = float(cross_entropy_forward(logits[:, :-1], tokens[:, 1:], 1)[0])
-    for name, layout in LAYOUTS.items():
-        part = comm.Split(0 if comm.rank < layout.ranks else 1)
-        if comm.rank < layout.ranks:
-            folder = Folder(path, T=tokens.shape[1])
-            train = TrainConfig(global_batch=4, dtype=dtype)
-            trainer = Trainer(folder.model, train, layout, part, start=folder.part, learns=False)
-            assert not trainer.store.grads and not any(trainer.store.optimizer.state.values())
-            seen = np.full_like(logits, np.nan, dtype=dtype)
-
-            def take(rows, words, block, seen=seen):
-                seen[rows, :, words] = block
-
-            found = Evaluator(trainer).loss(tokens, next_tokens(tokens), take)
-            assert abs(found - loss) <= BOUNDS[dtype] * abs(loss), name
-            if comm.rank == 0:
-                error = np.abs(seen - logits).max()
-                assert error <= BOUNDS[dtype] * np.abs(logits).max(), name
-            out = tmp_path / name.replace(" ", "-")
-            export_trainer(trainer, out)
-            trainer.close()
-            if comm.rank == 0:
-                assert_equal(load_file(out / "model.safetensors"), cropped(tensors, tokens))
-        part.Free()
+        error = np.abs(seen - logits).max()
+        assert error <= BOUNDS[dtype] * np.abs(logits).max(), (family, layout)
+        assert_equal(load_file(out / "model.safetensors"), cropped(tensors, tokens))
 
 
 def cropped(tensors: dict, tokens: np.ndarray) -> dict:
     """The same model, for rows as long as these: its table of positions ends there."""
-    name = "transformer.wpe.weight"
-    return {**tensors, name: tensors[name][: tokens.shape[1]]}
+    T = tokens.shape[1]
+    return {name: a[:T] if name == "transformer.wpe.weight" else a for name, a in tensors.items()}
 
 
 def assert_equal(found: dict, wanted: dict) -> None:
@@ -234,15 +238,65 @@ REFUSED = {
     ),
     "heads": (change("n_head", 5), "H must divide D"),
 }
+LLAMA = {
+    "activation": (change("hidden_act", "gelu"), "hidden_act = gelu"),
+    "attention bias": (change("attention_bias", True), "attention_bias = True"),
+    "mlp bias": (change("mlp_bias", True), "mlp_bias = True"),
+    "interleaved": (change("rope_interleaved", True), "rotary positions of neighbouring"),
+    "kind": (change("rope_parameters", {"rope_type": "longrope"}), "rope_type = longrope"),
+    "old kind": (change("rope_scaling", {"type": "su"}), "rope_type = su"),
+    "partial": (change("partial_rotary_factor", 0.5), "partial_rotary_factor = 0.5"),
+    "missing": (lambda config, tensors: config.pop("hidden_size"), "has no hidden_size"),
+    "q norm": (
+        add("model.layers.0.self_attn.q_norm.weight", 4),
+        "self_attn.q_norm.weight has none",
+    ),
+    "window": (
+        lambda config, tensors: config.update(layer_types=["sliding_attention"], sliding_window=16),
+        "sliding_window = 16, and rows have T = 32",
+    ),
+}
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_not_computed_here_is_refused_by_name(what, tmp_path):
+@pytest.mark.parametrize(
+    "family, what", [*(("gpt2", what) for what in REFUSED), *(("llama", what) for what in LLAMA)]
+)
+def test_what_is_not_computed_here_is_refused_by_name(family, what, tmp_path):
     """rule; values; way out: an option, an architecture, a tensor too many or too few."""
-    edit, said = REFUSED[what]
+    edit, said = (REFUSED if family == "gpt2" else LLAMA)[what]
     with pytest.raises(TParallelError) as e:
-        Folder(write_folder(tmp_path, "gpt2", edit=edit)).part("vocab")
+        Folder(write_folder(tmp_path, family, edit=edit)).part("vocab")
     assert said in str(e.value) and ("Use " in str(e.value) or "Set " in str(e.value)), e.value
+
+
+def test_a_window_that_no_row_is_longer_than_is_no_limit(tmp_path):
+    """Qwen2 with sliding_window 12 in its later layers: rows of 12 are read, of 13 refused."""
+
+    def windowed(config, tensors):
+        del config["layer_types"]
+        config |= {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}
+
+    path = write_folder(tmp_path, "qwen2-tied", edit=windowed)
+    assert Folder(path, T=12).model.T == 12
+    with pytest.raises(WeightsError, match=r"sliding_window = 12, and rows have T = 13"):
+        Folder(path, T=13)
+
+
+def test_rotary_positions_are_read_in_the_older_form_and_written_in_it(tmp_path):
+    """rope_theta and rope_scaling instead of rope_parameters: the same model."""
+
+    def older(config, tensors):
+        said = config.pop("rope_parameters")
+        config["rope_theta"] = said.pop("rope_theta")
+        config["rope_scaling"] = {"type": said.pop("rope_type"), **said}
+
+    for name in NAMES:
+        if not name.startswith("gpt2"):
+            new = Folder(write_folder(tmp_path / name, name))
+            old = Folder(write_folder(tmp_path / f"{name}-old", name, edit=older))
+            assert old.model == new.model
+            config = config_json(new.model, "float32")
+            assert "rope_parameters" not in config and model_config(config, "") == new.model
 
 
 def test_a_head_that_is_a_copy_of_the_tied_table_is_accepted(tmp_path):

@@ -70,6 +70,7 @@ GPT2 = Architecture(
         ("n_positions", "T", 1024),
         ("vocab_size", "V", 50257),
         ("n_inner", "F", None),
+        ("layer_norm_epsilon", "norm_eps", 1e-5),
         ("tie_word_embeddings", "tied", True),
     ),
     only={
@@ -77,7 +78,6 @@ GPT2 = Architecture(
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
-        "layer_norm_epsilon": (1e-5,),
     },
     table=(
         Row("embed.w_tok", "V D", "wte.weight", "V D"),

@@ -8,6 +8,7 @@ from math import log
 from typing import Any
 
 from ..config import ModelConfig
+from ..config.scaling import RopeScaling
 from ..errors import WeightsError
 
 ORIGINAL = "original_max_position_embeddings"
@@ -36,7 +37,7 @@ def read(config: dict, T: int, where: str) -> dict[str, Any]:
 
     Errors: WeightsError for a kind, or a use of one, that is not computed here.
     """
-    said = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    said = config.get("rope_scaling") or config.get("rope_parameters") or {}
     theta = said.get("rope_theta", config.get("rope_theta", 10000.0))
     kind = said.get("rope_type", said.get("type", "default"))
     kind = "none" if kind == "default" else kind
@@ -60,8 +61,7 @@ def read(config: dict, T: int, where: str) -> dict[str, Any]:
     if kind == "yarn":
         given["factor"] = given["factor"] or T / given["original"]
         given["attention"] = given["attention"] or _attention(given["factor"], said)
-    numbers = ",".join(f"{k}={float(v)!r}" for k, v in given.items() if v is not None)
-    return {"rope_theta": float(theta), "rope_scaling": ":".join(filter(None, (kind, numbers)))}
+    return {"rope_theta": float(theta), "rope_scaling": _text(kind, given)}
 
 
 def written(c: ModelConfig) -> dict[str, Any]:
@@ -78,6 +78,14 @@ def written(c: ModelConfig) -> dict[str, Any]:
     if s.kind == "dynamic":  # theirs grows with a row beyond this length
         out |= {"max_position_embeddings": int(s.original)}
     return out
+
+
+def _text(kind: str, numbers: dict[str, Any]) -> str:
+    """With the usual values of what is not said, so that equal scalings are equal texts."""
+    said = ",".join(f"{name}={float(v)!r}" for name, v in numbers.items() if v is not None)
+    whole = RopeScaling.parse(f"{kind}:{said}")._asdict().items()
+    said = ",".join(f"{name}={value!r}" for name, value in whole if value and name != "kind")
+    return f"{kind}:{said}" if said else kind
 
 
 def _attention(factor: float, said: dict) -> float | None:
