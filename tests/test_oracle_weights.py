@@ -7,6 +7,7 @@ import pytest
 from mpitest import mpirun
 from published_folders import NAMES, stored
 
+from tparallel.serial.context import context
 from tparallel.serial.model import model_forward
 from tparallel.serial.parameters import shapes
 from tparallel.weights import Folder, export_source
@@ -20,7 +21,7 @@ LAYOUTS = ["", "--tp 2 --pp 2 --schedule gpipe", "--tp 2 --dp 2 --zero 3", "--tp
 def ours(path, tokens: np.ndarray, dtype: str) -> np.ndarray:
     folder = Folder(path)
     params = {unit: folder.part(unit, dtype=dtype) for unit in shapes(folder.model)}
-    return model_forward(tokens, params)[0]
+    return model_forward(tokens, params, context(folder.model, dtype))[0]
 
 
 def assert_near(found: np.ndarray, wanted: np.ndarray, bound: float) -> None:
