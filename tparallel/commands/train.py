@@ -1,6 +1,7 @@
 """Train one layout on a text, with progress, held-out text, a log, and checkpoints."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from .. import data, launch, weights
@@ -145,23 +146,18 @@ def train_one(args: argparse.Namespace) -> int:
     corpus = data.load(args.data, model.V, flags.tokenizer(args, model.V, folder))
     corpus.check(model.T)
     data.agree(corpus, comm)
-    if start:
-        resume.check_text(start, corpus)
     first = folder.part if folder and not start else None
     trainer = Trainer(model, train, layout, comm, start=first)
     if start:
+        resume.check_text(start, corpus)
         load(trainer, start)
     done = start.step if start else 0
     saver = _saver(args, trainer, corpus, done)
     log = Log(args.log, comm, header(model, train, layout, corpus, done), goes_on=bool(start))
     screen = Screen(job_console(comm.rank), train.steps)
     screen.begin(model, train, layout, corpus, said)
-
-    def stop(asked: Any) -> int:
-        return comm.allreduce(asked(), MPI.MAX)
-
     with launch.stopping() as asked, screen, log:
-        run = Run(trainer, corpus, args, log, screen, lambda: stop(asked), saver, done)
+        run = Run(trainer, corpus, args, log, screen, lambda: _asked(asked, comm), saver, done)
         end = run.steps()
         if saver:
             saver.finish()
@@ -171,6 +167,13 @@ def train_one(args: argparse.Namespace) -> int:
         screen.say(f"Weights: {args.export}")
     trainer.close()
     return end
+
+
+def _asked(asked: Callable[[], int], comm: Any) -> int:
+    """The signal that has asked any rank to stop, or 0."""
+    from mpi4py import MPI
+
+    return comm.allreduce(asked(), MPI.MAX)
 
 
 def _settings(
