@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_a_resumed_run_ends_with_the_files_of_the_uninterrupted_one(uninterrupte
         assert line["loss"] == there["loss"] and line["learning_rate"] == there["learning_rate"]
     ended = mpirun(1, *TRAIN, "--resume", str(path_of(run, 4)), "--log", __file__)
     assert ended.code == 2 and "or the log of the run that goes on" in ended.out, ended.out
+
+
+def test_a_job_that_is_always_started_with_resume_begins_at_the_beginning(tmp_path):
+    """Killed before its first checkpoint, it leaves a log: the same command begins again, and goes
+    on in that log; later it has nothing left to do, and says so."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    argv = [*TRAIN, *TINY, "--steps", "2", "--save", str(run), "--resume", "--log", str(log)]
+    for times in (1, 2):
+        ended = mpirun(1, *argv)
+        assert ended.code == 0 and "has no checkpoint: from the beginning" in ended.out, ended.out
+        assert log_steps(log) == [1, 2] * times
+        if times == 1:
+            shutil.rmtree(run)
+    ended = mpirun(1, *argv)
+    assert ended.code == 2 and "must have steps left: 2 are done" in ended.out, ended.out
 
 
 def test_fine_tuning_goes_on_too(tmp_path):

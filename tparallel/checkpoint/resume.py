@@ -79,11 +79,11 @@ def text(corpus: Corpus) -> dict:
 
 def check_text(checkpoint: Checkpoint, corpus: Corpus) -> None:
     """Is it the text of the checkpoint, in the same tokens?  Errors: CheckpointError."""
-    both = was, now = checkpoint.content["text"], text(corpus)
+    was, now = checkpoint.content["text"], text(corpus)
     if was["tokens_sha256"] != now["tokens_sha256"]:
         there, here = (
             f"{t['name']}, {t['size']} bytes, {t['tokens']} tokens, sha256 {t['sha256'][:12]}"
-            for t in both
+            for t in (was, now)
         )
         raise CheckpointError(
             f"a run goes on with the text and the tokens that it had: {there} there; {here} here. "

@@ -153,7 +153,8 @@ def train_one(args: argparse.Namespace) -> int:
         load(trainer, start)
     done = start.step if start else 0
     saver = _saver(args, trainer, corpus, done)
-    log = Log(args.log, comm, header(model, train, layout, corpus, done), goes_on=bool(start))
+    goes_on = args.resume is not None
+    log = Log(args.log, comm, header(model, train, layout, corpus, done), goes_on)
     screen = Screen(job_console(comm.rank), train.steps)
     screen.begin(model, train, layout, corpus, said)
     with launch.stopping() as asked, screen, log:
