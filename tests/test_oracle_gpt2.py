@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote: Hugging Face's GPT-2; PyTorch's DDP, FSDP2 and pipelining of it."""
+"""Programs that nobody here wrote: Hugging Face's GPT-2, and PyTorch's ways to split it."""
 
 import numpy as np
 import pytest

@@ -89,6 +89,28 @@ def test_every_stage_trains_to_the_same_bits_in_half(comm, dtype):
     assert all(end == ends[0] for end in ends[1:])
 
 
+@mpi(4)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_table_that_two_stages_share_stays_one_table_in_half(comm, dtype):
+    """Both ends of the pipeline hold the same bits after every step, whatever the stage of ZeRO;
+    and they are the table of one process, but for one rounding of the second gradient."""
+    model, train = replace(MODEL, tied=True), replace(TRAIN, dtype=dtype, optimizer="sgd", clip=0.0)
+    alone = Trainer(model, train, Layout(), comm.Split(comm.rank))
+    for k in range(3):
+        alone.step(k, *batch(model, train, k))
+    want = alone.params()["vocab"]["w_tok"].astype(np.float32)
+    unit = 2.0 ** (-7 if dtype == "bfloat16" else -10)
+    for zero in (0, 1, 2, 3):
+        trainer = Trainer(model, train, Layout(pp=2, dp=2, zero=zero, microbatches=2), comm)
+        for k in range(3):
+            trainer.step(k, *batch(model, train, k))
+        table = trainer.store.whole("params", trainer.store.params)["vocab"]["w_tok"]
+        assert len(set(comm.allgather(table.tobytes()))) == 1
+        assert np.abs(table.astype(np.float32) - want).max() <= 2 * unit * np.abs(want).max()
+        trainer.close()
+    alone.close()
+
+
 @mpi(2)
 def test_a_step_that_overflows_float16_is_skipped_by_every_rank(comm):
     """The scale is halved until the gradients fit, nothing changes meanwhile, and after
