@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 from mpitest import mpi
+from test_cupy_kernels import float64s, kernels_agree  # noqa: F401 (a fixture)
 from test_cupy_layouts import MODEL, TRAIN, agrees_with_numpy, numpys  # noqa: F401 (a fixture)
 from test_cupy_transport import DTYPES, verbs_agree
 
@@ -13,17 +14,17 @@ from tparallel.comm.ledger import Ledger
 from tparallel.layouts import for_ranks
 
 pytestmark = pytest.mark.gpu
-GPU = {"TPARALLEL_BACKEND": "cupy", "TPARALLEL_KERNELS": "plain"}
+FAST = {"TPARALLEL_BACKEND": "cupy", "TPARALLEL_KERNELS": "fast"}
 
 
-@mpi(1, 2, 4, timeout=300, env=GPU)
+@mpi(1, 2, 4, timeout=300, env=FAST)
 def test_every_layout_on_one_device_finds_numpys_gradients(comm, numpys):  # noqa: F811
     """Loss, norm, gradients within 1e-12 of NumPy's, bytes by the closed forms."""
     for layout in for_ranks(comm.size, MODEL, TRAIN):
         agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()), transports=("", ""))
 
 
-@mpi(2, timeout=300, env=GPU)
+@mpi(2, timeout=300, env=FAST)
 @pytest.mark.parametrize("transport", ["staged", "ipc"])
 def test_every_verb_between_two_ranks_on_one_device(comm, transport):
     """The bits of NumPy's sums."""
@@ -32,3 +33,9 @@ def test_every_verb_between_two_ranks_on_one_device(comm, transport):
     for dtype in DTYPES:
         verbs_agree(axis, dtype)
     axis.close()
+
+
+@mpi(1, timeout=300, env=FAST)
+def test_every_kernel_on_the_device_gives_numpys_numbers(comm, float64s):  # noqa: F811
+    """As compiled for the device, float64 and float32, against NumPy in float64."""
+    kernels_agree(float64s)

@@ -26,6 +26,7 @@ ROUNDS, WARM_UP = 12, 3
 
 def run(env: dict, rehearse: bool) -> dict:
     """{size: {program: tokens/s, MFU}}; a program that cannot run says why."""
+    env = {**env, "CUPY_TF32": "1"}  # float32 products on tensor cores, as in PyTorch's runs
     programs = ["tparallel"]
     skipped = _no_torch(rehearse)
     if skipped:

@@ -44,9 +44,18 @@ def facts() -> dict[str, str]:
         "cuda-aware": f"{'yes' if aware else 'no'}: {why}",
         "transport": f"{transport}: {TRANSPORTS[transport]} ({because})",
         "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain or fast chooses)",
+        "products": _products(),
         "cores": f"{cores()} that this process may use",
         "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",
     }
+
+
+def _products() -> str:
+    """What matrix products of float32 are computed in."""
+    if backend.name == "numpy":
+        return "as the arrays"
+    tf32 = os.environ.get("CUPY_TF32") == "1"
+    return f"of float32 in {'TF32' if tf32 else 'float32'} (CUPY_TF32=1 for TF32)"
 
 
 def _version(package: str) -> str:

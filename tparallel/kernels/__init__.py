@@ -1,10 +1,11 @@
 """The functions where the time goes, in the version that this process uses: chosen once, here.
 
 ``plain``  the text of ``serial/``, on NumPy or CuPy arrays
-``fast``   the same functions for a CPU: fewer passes over memory, no masked half of attention
+``fast``   the same functions for a CPU (``fast.py``) or a GPU (``device.py``): fewer passes over
+           memory, attention in blocks
 
 The layers import these names from here and do not know which they got.  ``TPARALLEL_KERNELS``
-says which; without it ``fast`` is taken where numba is installed and the arrays are NumPy's.
+says which; without it ``fast`` is taken where it can be: on a CPU it needs numba.
 Every fast function is tested against its plain twin.
 """
 
@@ -17,12 +18,11 @@ from ..errors import ConfigError
 
 
 def _choose(wanted: str) -> str:
-    possible = backend == "numpy" and find_spec("numba") is not None
+    possible = backend == "cupy" or find_spec("numba") is not None
     if wanted == "fast" and not possible:
         raise ConfigError(
-            "TPARALLEL_KERNELS=fast needs NumPy arrays and numba: backend "
-            f"{backend}, numba {'found' if find_spec('numba') else 'missing'}. Use plain, or "
-            "install the extra: pip install 'tparallel[fast]'."
+            "TPARALLEL_KERNELS=fast needs numba on a CPU, and it is missing. Use plain, or install "
+            "the extra: pip install 'tparallel[fast]'."
         )
     if wanted not in ("", "plain", "fast"):
         raise ConfigError(f"TPARALLEL_KERNELS must be plain or fast: it is {wanted}. Unset it.")
@@ -30,7 +30,7 @@ def _choose(wanted: str) -> str:
 
 
 name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))
-_chosen = import_module(f".{name}", __name__)
+_chosen = import_module(".device" if (name, backend) == ("fast", "cupy") else f".{name}", __name__)
 
 norm_forward = _chosen.norm_forward
 norm_backward_input = _chosen.norm_backward_input

@@ -1,0 +1,52 @@
+"""What every kernel is asked: inputs that any backend can take, answers on the host."""
+
+import numpy as np
+
+from tparallel.config import TrainConfig
+
+
+def answers(k, dtype: str, put, compute: str | None = None) -> dict[str, np.ndarray]:
+    """{what: numbers} of the kernels ``k``; inputs are drawn in ``dtype`` and, if asked, computed
+    with in another.  ``put`` makes an array of the backend."""
+    found: dict = {}
+
+    def draw(*shape, seed=0, scale=1.0):
+        x = (scale * np.random.default_rng([seed, *shape]).normal(size=shape)).astype(dtype)
+        return put(x.astype(compute or dtype))
+
+    def keep(**results):
+        for name, x in results.items():
+            found[name] = x if isinstance(x, np.ndarray | np.generic) else x.get()
+
+    for name, p in _norms(draw).items():
+        y, cache = k.norm_forward(draw(2, 7, 40, scale=3), p, 1e-5)
+        dx, wcache = k.norm_backward_input(draw(2, 7, 40, seed=1), cache, p)
+        grads = {f"{name} d{n}": g for n, g in k.norm_backward_weight(wcache).items()}
+        keep(**{f"{name} y": y, f"{name} dx": dx, **grads})
+    for shape in ((2, 7, 30), (2, 7, 2, 30)):
+        for b in (None, draw(*shape[2:], seed=1)):
+            a, slope = k.activation_forward(draw(*shape, scale=4), b)
+            name = f"activation {shape} {'without b' if b is None else 'with b'}"
+            keep(**{f"{name} a": a, f"{name} slope": slope})
+    for T, H, Hkv in ((2, 2, 2), (16, 4, 2), (37, 3, 3), (40, 4, 1)):
+        q, kv = draw(2, T, H, 8), draw(2, T, 2, Hkv, 8, seed=1)
+        z, cache = k.heads_forward(q, kv)
+        dq, dkv = k.heads_backward(draw(2, T, H, 8, seed=2), cache)
+        name = f"attention T {T} H {H} Hkv {Hkv}"
+        keep(**{f"{name} z": z, f"{name} dq": dq, f"{name} dkv": dkv})
+    logits, targets = draw(2, 7, 23, scale=5), put(np.random.default_rng(3).integers(0, 23, (2, 7)))
+    loss, cache = k.cross_entropy_forward(logits, targets, 14)
+    keep(loss=loss, dlogits=k.cross_entropy_backward(cache))
+    table = draw(11, 6)
+    k.add_rows(table, put(np.array([[0, 10, 3], [3, 3, 0]])), draw(2, 3, 6, seed=1))
+    keep(table=table)
+    w, m, v = draw(60), draw(60, seed=1), draw(60, seed=2) ** 2
+    for step in range(3):
+        k.adamw_update(w, draw(60, seed=3 + step), m, v, step, 0.1, 0.01, TrainConfig(), 0.5)
+    keep(w=w, m=m, v=v)
+    return found
+
+
+def _norms(draw) -> dict[str, dict]:
+    g, b = draw(40, seed=2), draw(40, seed=3)
+    return {"layer norm": {"g": g, "b": b}, "RMS norm": {"g": g}}

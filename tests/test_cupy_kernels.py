@@ -1,0 +1,104 @@
+"""The kernels for a GPU, their own C++ compiled for this machine: NumPy's numbers, every layout."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from kernel_cases import answers
+from mpitest import mpi
+from standin_cupy import CUPY
+from test_cupy_layouts import MODEL, TRAIN, agrees_with_numpy, numpys, rows  # noqa: F401 (a fixture)
+
+from tparallel.layouts import for_ranks
+
+BOUND = {"float64": 1e-13, "float32": 2e-5}  # max |a − b| / max |b|
+FAST = {**CUPY, "TPARALLEL_KERNELS": "fast"}
+compiled = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
+)
+
+
+@pytest.fixture(scope="session")
+def float64s(tmp_path_factory):
+    """NumPy's answers in float64, to the inputs as each dtype rounds them."""
+    from tparallel.kernels import plain
+
+    path = tmp_path_factory.mktemp("numpy") / "kernels"
+    path.write_bytes(pickle.dumps({d: answers(plain, d, np.asarray, "float64") for d in BOUND}))
+    return path
+
+
+def kernels_agree(float64s):
+    """Each of device.py's functions, with the probabilities kept and made again."""
+    import cupy
+
+    from tparallel import kernels
+    from tparallel.kernels import device
+
+    assert kernels.heads_forward is device.heads_forward
+    device.BLOCK = 16
+    for dtype, truth in pickle.loads(float64s.read_bytes()).items():
+        for keep in (0, 1000):
+            device.KEEP = keep
+            ours = answers(device, dtype, cupy.asarray)
+            assert ours.keys() == truth.keys()
+            for name, x in ours.items():
+                assert x.dtype == dtype and x.shape == truth[name].shape, name
+                error = np.abs(x - truth[name]).max() / np.abs(truth[name]).max()
+                assert error <= BOUND[dtype], (name, dtype, keep, error)
+
+
+@compiled
+@mpi(1, timeout=120, env=FAST)
+def test_every_kernel_gives_numpys_numbers(comm, float64s):
+    """In float64 and float32, against NumPy in float64."""
+    kernels_agree(float64s)
+
+
+@compiled
+@mpi(1, env=FAST)
+def test_what_attention_keeps_is_what_kept_scores_says(comm):
+    """No T × T array unless T is short; made again, it is the same bits."""
+    import cupy
+
+    from tparallel.compare.memory import nbytes
+    from tparallel.kernels import device
+
+    q, kv = (
+        cupy.asarray(np.random.default_rng(n).normal(size=s))
+        for n, s in enumerate([(2, 40, 4, 8), (2, 40, 2, 2, 8)])
+    )
+    device.BLOCK = 16
+    for device.KEEP in (0, 1000):
+        _, (_, _, scores, _) = device.heads_forward(q, kv)
+        assert nbytes(scores) == 8 * 2 * 4 * device.kept_scores(40)
+        again = device.scores_again(q, kv)
+        pairs = [(scores.log_sum, again.log_sum), *zip(scores.kept or (), again.kept or ())]
+        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+    device.KEEP = 0
+    assert device.kept_scores(4096) == 4096
+
+
+@compiled
+@mpi(2, timeout=120, env=FAST)
+def test_every_layout_trains_alike_with_these_kernels(comm, numpys):  # noqa: F811
+    """Gradients within 1e-12 of NumPy's plain ones, bytes held and sent by the closed forms."""
+    for layout in for_ranks(comm.size, MODEL, TRAIN):
+        agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()))
+
+
+@compiled
+@mpi(1, env=FAST)
+def test_these_kernels_never_make_the_host_wait(comm):
+    """A training step on one rank: the loss, then loss and norm, as with the plain text."""
+    from cupy._queue import queue
+
+    from tparallel.config import Layout
+    from tparallel.train import Trainer
+
+    trainer = Trainer(MODEL, TRAIN, Layout(microbatches=2), comm)
+    trainer.step(0, *rows(0))
+    queue.waits.clear()
+    trainer.step(1, *rows(1))
+    assert len(queue.waits) == 2, queue.waits
