@@ -35,7 +35,7 @@ def twins() -> None:
     for name, case in GOLDEN.items():
         path = ROOT / "tests" / "golden" / f"{name}.npz"
         found = answers(case)
-        np.savez(path, **found)
+        np.savez_compressed(path, **found)
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size:,} bytes")
         for optimizer in ("sgd", "adamw"):
             norms = found[f"{optimizer}.norm"]

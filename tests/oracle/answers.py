@@ -1,5 +1,7 @@
 """What the PyTorch twin says about a case, under the names that ``tparallel.serial`` uses."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -39,6 +41,7 @@ def answers(case: Case) -> dict[str, np.ndarray]:
     """{"logits": ..., "grads/block.0/mlp.w_in": ..., "adamw/block.0/mlp.w_in": ..., ...}"""
     params = initial_params(case.model, case.train("sgd"))
     tokens, targets = (torch.tensor(a) for a in case.batches())
+    build, read = judge(case.model)
     twin = build(case.model, params)
     out = {"tokens": tokens.numpy(), "targets": targets.numpy()}
     out |= flat("start", params)
@@ -51,6 +54,15 @@ def answers(case: Case) -> dict[str, np.ndarray]:
         out |= {f"{optimizer}.{name}": np.array(values) for name, values in log.items()}
         out |= flat(optimizer, read(twin, params, lambda p: p.detach()))
     return out
+
+
+def judge(c: ModelConfig) -> tuple[Callable, Callable]:
+    """Who is asked: Hugging Face's programs about their architectures, the twin about GPT-2's."""
+    if c.position == "rope":
+        from . import llama
+
+        return llama.Twin, llama.read
+    return build, read
 
 
 def build(c: ModelConfig, params: dict) -> Twin:

@@ -4,10 +4,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tparallel.config import ModelConfig, TrainConfig
+from tparallel.config import ModelConfig, TrainConfig, preset
 
 STEPS, GLOBAL_BATCH, MICROBATCHES = 10, 8, 4
 CLIP = 0.6  # below the gradient norms of some steps of every run, above those of others
+
+
+# Of the two frequencies one stays, one is between; ε and every angle are large enough to see.
+SCALED = {
+    "norm_eps": 0.01,
+    "rope_theta": 9.0,
+    "rope_scaling": "llama3:factor=8,original=9,low=0.2,high=0.9",
+}
 
 
 class Case(NamedTuple):
@@ -42,6 +50,10 @@ GOLDEN = {
     "untied": Case(ModelConfig(L=2, D=6, H=3, T=5, V=11, F=10)),
     "tied": Case(ModelConfig(L=2, D=10, H=2, T=6, V=13, F=9, tied=True)),
     "grouped": Case(ModelConfig(L=2, D=8, H=4, Hkv=2, T=5, V=11, F=7)),
+    "llama": Case(
+        preset("llama", L=1, D=6, H=3, K=4, T=5, V=9, F=5, norm_eps=0.01, rope_theta=9.0)
+    ),
+    "qwen2": Case(preset("qwen2", L=1, D=8, H=2, Hkv=1, T=6, V=7, F=5, **SCALED)),
 }
 
 # Too large to commit: these run only where PyTorch is installed.

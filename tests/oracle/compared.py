@@ -4,6 +4,7 @@ import numpy as np
 
 from tparallel.compare.equality import relative_error, worst_error
 from tparallel.serial.adamw import learning_rate
+from tparallel.serial.context import context
 from tparallel.serial.model import model_forward
 from tparallel.serial.train import loss_and_grads, train_step, zeros_like
 
@@ -16,13 +17,14 @@ def ours(case: Case, answers: dict) -> dict:
     """What serial makes of the weights and batches in ``answers``, under the same names."""
     start = stored_tree("start", answers)
     tokens, targets = answers["tokens"], answers["targets"]
-    loss, grads = loss_and_grads(start, tokens[0], targets[0])
-    out: dict = {"logits": model_forward(tokens[0], start)[0], "loss": loss, "grads": grads}
+    at = context(case.model, "float64")
+    loss, grads = loss_and_grads(start, tokens[0], targets[0], at=at)
+    out: dict = {"logits": model_forward(tokens[0], start, at)[0], "loss": loss, "grads": grads}
     for optimizer in ("sgd", "adamw"):
         params, moments = copied(start), (zeros_like(start), zeros_like(start))
         c = case.train(optimizer)
         log = [
-            train_step(params, moments, tokens[k], targets[k], k, c, MICROBATCHES)
+            train_step(params, moments, tokens[k], targets[k], k, c, MICROBATCHES, at)
             for k in range(STEPS)
         ]
         out[optimizer] = params

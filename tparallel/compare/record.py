@@ -17,19 +17,13 @@ from .equality import relative_error
 from .measure import times
 from .run import Outcome, Task
 
-MODEL = ("T", "D", "H", "K", "F", "V", "L")
-
 
 def report(task: Task, ranks: int, about: dict, curve: list[float], outcomes: dict) -> dict:
     """version, model, run, rows; ``curve`` is the loss of serial/train.py; ``about`` goes into
     ``run``: the corpus (``data``) and how busy the machine was (``load_at_start``)."""
     return {
         "version": 1,
-        "model": {
-            **{name: getattr(task.model, name) for name in MODEL},
-            "tied": task.model.tied,
-            "parameters": count(task.model),
-        },
+        "model": {**as_dict(task.model), "parameters": count(task.model)},
         "run": {**_run(task, ranks), **about},
         "serial_loss": curve,
         "rows": [_row(task, name, outcome, curve) for name, outcome in outcomes.items()],

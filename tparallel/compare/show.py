@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..config import ModelConfig
 from ..report.console import print_wide
 from .sentences import sentences
 from .table import notes, table
@@ -24,10 +25,10 @@ def show_result(result: dict, written: list[Path], console: Console) -> None:
 
 def headline(result: dict) -> str:
     model, run = result["model"], result["run"]
-    sizes = "  ".join(f"{letter} {model[letter]}" for letter in "LDHTVF")
+    shape = ModelConfig(**{name: v for name, v in model.items() if name != "parameters"})
     train, text = run["train"], run["data"]
     return (
-        f"{sizes}{'  tied' if model['tied'] else ''}: {model['parameters']:,} parameters, "
+        f"{shape}: {model['parameters']:,} parameters, "
         f"{run['dtype']}; {run['ranks']} ranks, {run['cores']} cores, {run['mpi']}\n"
         f"{run['steps']} steps of {run['global_batch']} x {model['T']} tokens; {train['optimizer']}"
         f", learning rate {train['lr']:g} after {train['warmup']} steps of warm-up, clip "

@@ -79,6 +79,18 @@ class ModelConfig:
                 "rope_scaling none."
             )
 
+    def __str__(self) -> str:
+        """``L 4  D 128 ...``: the sizes, and what differs from GPT-2's architecture."""
+        sizes = [f"{letter} {getattr(self, letter)}" for letter in "LDHTVF"]
+        sizes += [f"Hkv {self.Hkv}"] * (self.Hkv != self.H)
+        sizes += [f"K {self.K}"] * (self.K * self.H != self.D)
+        kinds = [getattr(self, f) for f in ("norm", "position", "mlp") if self._differs(f)]
+        kinds += [f"{self.bias} bias"] * self._differs("bias") + ["tied"] * self.tied
+        return "  ".join(sizes + kinds)
+
+    def _differs(self, field: str) -> bool:
+        return getattr(self, field) != ModelConfig.__dataclass_fields__[field].default
+
     @property
     def scaling(self) -> RopeScaling:
         """What ``rope_scaling`` says."""

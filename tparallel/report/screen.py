@@ -58,12 +58,11 @@ class Screen:
         more: Iterable[str] = (),
     ) -> None:
         """What is about to be trained, by whom, on what."""
-        sizes = "  ".join(f"{letter} {getattr(model, letter)}" for letter in "LDHTVF")
         ranks = "1 rank" if layout.ranks == 1 else f"{layout.ranks} ranks"
         cut = layout.dp * layout.microbatches
         parts = f", cut dp × M = {layout.dp} × {layout.microbatches} ways" if cut > 1 else ""
         self.say(
-            f"model   {sizes}{'  tied' * model.tied}: {count(model):,} parameters, {train.dtype}",
+            f"model   {model}: {count(model):,} parameters, {train.dtype}",
             f"layout  {layout.name} on {ranks}",
             f"batch   {train.global_batch} sequences of {model.T} tokens{parts}",
             f"text    {corpus.name}: {corpus.size:,} bytes, sha256 {corpus.sha256[:12]}",
