@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from tparallel.weights import files
+
 GOLDEN = Path(__file__).parent / "golden" / "published"
 NAMES = sorted(file.stem for file in GOLDEN.glob("*.npz"))
 
@@ -21,7 +23,7 @@ def stored(name: str) -> tuple[dict, dict, np.ndarray, np.ndarray]:
 def write_folder(
     folder: Path,
     name: str,
-    files: int = 1,
+    count: int = 1,
     dtype: str = "float32",
     edit: Callable[[dict, dict], None] = lambda config, tensors: None,
 ) -> Path:
@@ -31,10 +33,10 @@ def write_folder(
     edit(config, tensors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    if files == 1:
+    if count == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
-    where = {key: f"part-{i % files}.safetensors" for i, key in enumerate(sorted(tensors))}
+    where = {key: f"part-{i % count}.safetensors" for i, key in enumerate(sorted(tensors))}
     for file in set(where.values()):
         save_file({key: tensors[key] for key in where if where[key] == file}, folder / file)
     index = {"metadata": {}, "weight_map": where}
@@ -47,3 +49,17 @@ def bare(config: dict, tensors: dict) -> None:
     for key in [*tensors]:
         tensors[key.removeprefix("transformer.")] = tensors.pop(key)
     tensors["h.0.attn.bias"] = np.tril(np.ones((1, 1, 8, 8), np.float32))
+
+
+def assert_equal(found: dict, wanted: dict) -> None:
+    assert found.keys() == wanted.keys()
+    for name, a in wanted.items():
+        assert np.array_equal(found[name], a), name
+
+
+def load_all(folder: Path) -> dict:
+    out: dict = {}
+    for file in folder.glob("*.safetensors"):
+        with files.opened(file) as tensors:
+            out |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    return out

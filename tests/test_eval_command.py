@@ -10,6 +10,7 @@ import pytest
 from mpitest import mpi, mpirun
 from published_folders import stored, write_folder
 from safetensors.numpy import load_file
+from standin_cupy import CUPY
 
 from tparallel import cli, data, tokenizer
 from tparallel.checkpoint import Saver, resume
@@ -29,16 +30,18 @@ TINY = ["--L", "2", "--D", "16", "--H", "2", "--T", "8", "--V", "259"]
 MODEL = ModelConfig(L=2, D=16, H=2, T=8, V=259)
 
 
-def test_other_programs_give_tokens_and_get_logits_and_the_loss(tmp_path):
+@pytest.mark.parametrize("name, env", [("gpt2", {}), ("llama3-tied", CUPY)])
+def test_other_programs_give_tokens_and_get_logits_and_the_loss(name, env, tmp_path):
     """Four ranks, tp=2 dp=2, three rows: a file (B, T, V) in the dtype asked for, the mean loss of
-    the B · (T − 1) next tokens printed and in the JSON file."""
-    _, _, tokens, logits = stored("gpt2")
+    the B · (T − 1) next tokens printed and in the JSON file.  On NumPy, and on the stand-in for
+    CuPy."""
+    _, _, tokens, logits = stored(name)
     folder, ids, out, answer = (tmp_path / n for n in ("gpt2", "ids.npy", "out.npy", "a.json"))
-    write_folder(folder, "gpt2", files=3)
+    write_folder(folder, name, count=3)
     np.save(ids, tokens.astype(np.int64))
     flags = ["--weights", folder, "--tokens", ids, "--logits", out, "--json", answer]
     flags += ["--dtype", "float64", "--tp", "2", "--dp", "2", "--zero", "3"]
-    ended = mpirun(4, *EVAL, *map(str, flags))
+    ended = mpirun(4, *EVAL, *map(str, flags), env=env)
     assert ended.code == 0, ended.out
     found = np.load(out)
     assert found.dtype == np.float64 and found.shape == logits.shape

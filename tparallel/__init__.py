@@ -10,6 +10,8 @@ Read in this order; each step needs only the ones before it.
 6. ``train.py``            the three together: the loop of ``serial/train.py`` on any mesh
 7. ``layouts.py``, ``compare/``  every layout beside every other, measured and predicted
 8. ``checkpoint/``         what training goes on from: saved by any layout, read by any other
+9. ``weights/``            models in Hugging Face's format, read in slices and written;
+                           ``evaluate.py`` asks them for losses and logits
 
 Letters for array dims: B micro-batch on this rank, T sequence, D model, H heads, K head size,
 F feed-forward, V vocabulary, L layers.  Counts: S stages, M micro-batches, n ranks of a group.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..backend import to_host
@@ -54,12 +55,29 @@ def export(
     out: str | Path,
     source: Source | None = None,
 ) -> None:
-    """Write the folder; ``dtype`` is that of the weights in it.  Errors: see ``check``."""
+    """Write the folder; ``dtype`` is that of the weights in it.  Errors: those of ``check``, and
+    WeightsError where the disk does not take it: nothing has its name then."""
     check(model, out)
     path = Path(out)
-    part = path.with_name(f"{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of an export that was ended
-    part.mkdir(parents=True)
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        _fill(part, model, layers, dtype, source)
+        if path.exists():
+            path.rmdir()
+        part.rename(path)
+    except (OSError, SafetensorError) as e:
+        raise WeightsError(
+            f"an export must be written whole: {path} was not made: {e}. Use a place with more "
+            "room."
+        ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(
+    part: Path, model: ModelConfig, layers: Layers, dtype: str, source: Source | None
+) -> None:
     config = config_json(model, dtype)
     if source:
         config |= {key: source.config[key] for key in SPECIAL if key in source.config}
@@ -68,9 +86,6 @@ def export(
     for name in TOKENIZER:
         if source and (source.path / name).exists():
             shutil.copy(source.path / name, part)
-    if path.exists():
-        path.rmdir()
-    part.rename(path)
 
 
 def export_trainer(trainer: Any, out: str | Path, source: Source | None = None) -> None:
@@ -155,6 +170,7 @@ def _write(folder: Path, layers: Iterable[dict[str, np.ndarray]]) -> None:
     final = [SINGLE] if n == 1 else [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
     for i, file in enumerate(final):
         (folder / f"{i}").rename(folder / file)
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors makes them private
     if n > 1:
         where = {name: file for file, own in zip(final, names) for name in own}
         index = {"metadata": {"total_size": total}, "weight_map": where}
