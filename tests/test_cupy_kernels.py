@@ -102,3 +102,27 @@ def test_these_kernels_never_make_the_host_wait(comm):
     queue.waits.clear()
     trainer.step(1, *rows(1))
     assert len(queue.waits) == 2, queue.waits
+
+
+@mpi(2, env={**CUPY, "TPARALLEL_PRODUCTS": "bfloat16"})
+def test_linear_layers_multiply_in_bfloat16_where_asked(comm, numpys):  # noqa: F811
+    """float32 factors rounded to 8 bits, sums in float32; float64 stays exact; training follows."""
+    import cupy
+
+    from tparallel.backend import product
+    from tparallel.compare.measure import measure
+    from tparallel.config import Layout, replace
+
+    pytest.importorskip("ml_dtypes")
+    a, b = (np.random.default_rng(n).normal(size=(40, 40)) for n in (0, 1))
+    exact, size = a @ b, np.abs(a) @ np.abs(b)
+    found = product(cupy.asarray(a.astype("f4")), cupy.asarray(b.astype("f4"))).get()
+    assert found.dtype == np.float32
+    assert 1e-4 < (np.abs(found - exact) / size).max() < 3 * 2.0**-9
+    assert np.abs(product(cupy.asarray(a), cupy.asarray(b)).get() - exact).max() < 1e-13
+    _, losses = pickle.loads(numpys.read_bytes())
+    train = replace(TRAIN, dtype="bfloat16")
+    ranks = measure(MODEL, train, Layout(tp=2), comm, rows)
+    if ranks:
+        error = np.abs(np.array(ranks[0].losses) / losses - 1).max()
+        assert 1e-6 < error < 2e-2

@@ -17,7 +17,7 @@ from tparallel.config import replace
 from tparallel.layouts import for_ranks
 from tparallel.serial.train import initial_params, train_step, zeros_like
 
-HALF = str(Path(__file__).with_name("half_jobs.py"))
+OPTIONS = str(Path(__file__).with_name("option_jobs.py"))
 MODEL = replace(MODEL, T=8)  # sequence parallelism cuts T
 TRAIN = replace(TRAIN, steps=2)
 
@@ -99,16 +99,17 @@ def test_inside_a_step_the_host_waits_only_for_messages_the_loss_and_the_norm(co
 
 
 @pytest.mark.parametrize("transport", ["direct", "staged"])
-def test_half_precision_gives_numpys_bits(numpys_halves, transport):
-    """bfloat16 and float16, sent as 16-bit integers and summed in float32, under three methods."""
-    ours = mpirun(2, HALF, env={**CUPY, "TPARALLEL_TRANSPORT": transport})
+def test_every_option_gives_numpys_bits(numpys_bits, transport):
+    """Both halves (sent as 16-bit integers, summed in float32), offloading, quantisation,
+    recomputation, dropout, tied tables, a zero-bubble schedule, Llama's layers."""
+    ours = mpirun(2, OPTIONS, env={**CUPY, "TPARALLEL_TRANSPORT": transport})
     assert ours.code == 0, ours.out
     lines = [line for line in ours.out.splitlines() if line.startswith("rank")]
-    assert len(lines) == 12 and lines == numpys_halves
+    assert len(lines) == 26 and lines == numpys_bits
 
 
 @pytest.fixture(scope="module")
-def numpys_halves():
-    job = mpirun(2, HALF, env={"TPARALLEL_KERNELS": "plain"})
+def numpys_bits():
+    job = mpirun(2, OPTIONS, env={"TPARALLEL_KERNELS": "plain", "TPARALLEL_BACKEND": "numpy"})
     assert job.code == 0, job.out
     return job.out.splitlines()

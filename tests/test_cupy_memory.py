@@ -67,9 +67,15 @@ def test_the_comparison_runs_with_cupy_and_tells_the_peaks(tmp_path):
         assert all(peak > least for peak, least in zip(row["pool_peak_bytes"], held)), row["name"]
 
 
-def test_a_backend_that_cannot_be_had_is_refused_once(tmp_path):
-    """No CuPy, an unknown name: one line on rank 0, exit code 2; also under a launcher."""
-    for ranks, name, words in ((1, "torch", "must be numpy or cupy"), (2, "cupy", "needs a GPU")):
-        env = {**CUPY, "TPARALLEL_BACKEND": "numpy", "STANDIN_DEVICES": "0"}
+def test_a_backend_that_cannot_be_had_is_refused_once():
+    """No GPU, an unknown name, what only a GPU can: one line on rank 0, exit code 2, also under a
+    launcher."""
+    none = {**CUPY, "TPARALLEL_BACKEND": "numpy", "STANDIN_DEVICES": "0"}
+    half = {**none, "TPARALLEL_PRODUCTS": "bfloat16"}
+    for ranks, name, env, words in (
+        (1, "torch", none, "must be numpy or cupy"),
+        (2, "cupy", none, "needs a GPU"),
+        (1, "numpy", half, "may be bfloat16, with the cupy backend"),
+    ):
         job = mpirun(ranks, "-m", "tparallel", "train", "--backend", name, env=env)
         assert job.code == 2 and job.out.count("ConfigError") == 1 and words in job.out, job.out

@@ -26,8 +26,7 @@ ROUNDS, WARM_UP = 12, 3
 
 def run(env: dict, rehearse: bool) -> dict:
     """{size: {program: tokens/s, MFU}}; a program that cannot run says why."""
-    env = {**env, "CUPY_TF32": "1"}  # float32 products on tensor cores, as in PyTorch's runs
-    programs = ["tparallel"]
+    programs = ["tparallel", "tparallel, bfloat16 products"]
     skipped = _no_torch(rehearse)
     if skipped:
         print(f"PyTorch: skipped: {skipped}")
@@ -47,13 +46,20 @@ def flops_per_token(model: dict) -> float:
     return 6 * (12 * L * D * D + V * D) + 6 * L * D * T
 
 
+# float32 products on tensor cores, as in PyTorch's runs: TF32 or, of linear layers, bfloat16
+SWITCHES = {
+    "tparallel": {"CUPY_TF32": "1"},
+    "tparallel, bfloat16 products": {"CUPY_TF32": "1", "TPARALLEL_PRODUCTS": "bfloat16"},
+}
+
+
 class Worker:
     """A program in a process: ``turn()`` runs one step and returns its seconds."""
 
     def __init__(self, env: dict, program: str, spec: dict):
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), program, json.dumps(spec)],
-            env=env,
+            env={**env, **SWITCHES.get(program, {})},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -106,7 +112,7 @@ def _figures(name: str, seconds: list, tokens: int, spec: dict, peak: float) -> 
         return {"error": "did not run to the end"}
     rate = tokens / median(seconds)
     share = rate * flops_per_token(spec["model"]) / 1e12 / peak if peak else None
-    print(f"{name:16} {rate:12,.0f} tokens/s   MFU {share or 0:.1%}", flush=True)
+    print(f"{name:28} {rate:12,.0f} tokens/s   MFU {share or 0:.1%}", flush=True)
     return {"tokens_per_second": rate, "mfu": share, "seconds": seconds}
 
 

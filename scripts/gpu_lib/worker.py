@@ -84,6 +84,7 @@ def peak(spec: dict) -> Callable[[], float]:
 
 PROGRAMS = {
     "tparallel": ours,
+    "tparallel, bfloat16 products": ours,  # by its environment
     "torch eager": lambda spec: torchs(spec, compiled=False),
     "torch compiled": lambda spec: torchs(spec, compiled=True),
     "peak": peak,

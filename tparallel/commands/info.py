@@ -54,8 +54,9 @@ def _products() -> str:
     """What matrix products of float32 are computed in."""
     if backend.name == "numpy":
         return "as the arrays"
-    tf32 = os.environ.get("CUPY_TF32") == "1"
-    return f"of float32 in {'TF32' if tf32 else 'float32'} (CUPY_TF32=1 for TF32)"
+    tf32 = "TF32" if os.environ.get("CUPY_TF32") == "1" else "float32"
+    linear = os.environ.get("TPARALLEL_PRODUCTS") or tf32
+    return f"float32 in linear layers as {linear}, in attention as {tf32} (see README)"
 
 
 def _version(package: str) -> str:

@@ -8,13 +8,13 @@ Each function is one matrix product of two-dimensional views, so that BLAS does 
 
 from math import prod
 
-from ..backend import xp
+from ..backend import product, xp
 
 
 def linear_forward(x, w, b=None, contract=1):
     """y = x W + b."""
     rows, outs = x.shape[: x.ndim - contract], w.shape[contract:]
-    y = (x.reshape(prod(rows), -1) @ w.reshape(-1, prod(outs))).reshape(rows + outs)
+    y = product(x.reshape(prod(rows), -1), w.reshape(-1, prod(outs))).reshape(rows + outs)
     return biased(y, b)
 
 
@@ -22,7 +22,7 @@ def linear_backward_input(dy, w, contract=1):
     """dx = dy Wᵀ."""
     ins, outs = w.shape[:contract], w.shape[contract:]
     rows = dy.shape[: dy.ndim - len(outs)]
-    return (dy.reshape(-1, prod(outs)) @ w.reshape(prod(ins), -1).T).reshape(rows + ins)
+    return product(dy.reshape(-1, prod(outs)), w.reshape(prod(ins), -1).T).reshape(rows + ins)
 
 
 def linear_backward_weight(x, dy, contract=1):
@@ -30,7 +30,7 @@ def linear_backward_weight(x, dy, contract=1):
     rows, ins = x.shape[: x.ndim - contract], x.shape[x.ndim - contract :]
     outs = dy.shape[len(rows) :]
     dy2 = dy.reshape(prod(rows), -1)
-    dw = x.reshape(prod(rows), -1).T @ dy2
+    dw = product(x.reshape(prod(rows), -1).T, dy2)
     return dw.reshape(ins + outs)
 
 

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..backend import xp
 from ..config import ModelConfig, TrainConfig, replace
 from ..serial.context import context
 from ..serial.dropout import Dropout
@@ -48,7 +49,7 @@ def train_serially(params: dict, rows: list[tuple], model: ModelConfig, train: T
         train_step(params, moments, tokens, targets, step, train, at=at)
         for step, (tokens, targets) in enumerate(rows[:-1])
     ]
-    tokens, targets = rows[-1]
+    tokens, targets = (xp.asarray(part) for part in rows[-1])
     logits, _ = model_forward(tokens, params, at)
     validation, _ = cross_entropy_forward(logits, targets, targets.size)
     state = moments if train.optimizer == "adamw" else ()
