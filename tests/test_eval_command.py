@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from math import exp, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,3 +234,23 @@ def test_a_tokenizer_that_cannot_serve_is_refused(bpe, monkeypatch):
     args = argparse.Namespace(tokenizer=str(bpe))
     with pytest.raises(DataError, match="--tokenizer needs a folder"):
         flags.tokenizer(args, 300, None)
+
+
+def test_the_tokenizer_goes_with_the_weights(bpe, tmp_path):
+    """Trained from the beginning on a tokenizer's tokens: the export has its files, evaluation
+    cuts the same text into the same tokens; the checkpoint alone is refused, and says why."""
+    book, out, answer, saved = (str(tmp_path / n) for n in ("book", "out", "answer", "saved"))
+    Path(book).write_text(TEXT * 4, encoding="utf-8")
+    sizes = ["--L", "1", "--D", "8", "--H", "1", "--T", "8", "--V", "300"]
+    run = ["--steps", "1", "--validate-every", "0", "--data", book, "--tokenizer", str(bpe)]
+    ended = mpirun(1, "-m", "tparallel", "train", *sizes, *run, "--export", out, "--save", saved)
+    assert ended.code == 0, ended.out
+    ended = mpirun(1, *EVAL, "--weights", out, "--data", book, "--json", answer)
+    assert ended.code == 0, ended.out
+    corpus = data.load([book], 300, tokenizer.of_folder(bpe, 300))
+    said = json.loads(Path(answer).read_text())
+    assert said["targets"] == len(corpus.tokens) - 1 and said["data"] == corpus.identity()
+    ended = mpirun(1, *EVAL, "--weights", saved, "--data", book)
+    assert ended.code == 2 and "Use --tokenizer DIR" in ended.out, ended.out
+    ended = mpirun(1, *EVAL, "--weights", saved, "--data", book, "--tokenizer", str(bpe))
+    assert ended.code == 0 and f"loss {said['loss']:.6g}" in ended.out, ended.out

@@ -45,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", metavar="FILE", help="text files, topics (the default) or stdlib"
     )
     run.add_argument("--tokens", metavar="FILE.npy", help="token ids (B, T) instead of a text")
-    run.add_argument("--logits", metavar="FILE.npy", help="of --tokens: where to write (B, T, V)")
+    run.add_argument(
+        "--logits",
+        metavar="FILE.npy",
+        help="of --tokens: where to write (B, T, V), in the dtype (of halves: float32)",
+    )
     run.add_argument("--json", metavar="FILE", help="where to write the answer, too")
     for name, kind, default, shown in (
         ("dtype", str, "float32", "float32"),
@@ -121,17 +125,21 @@ def configs(args: argparse.Namespace, rows: int, ranks: int) -> tuple[Layout, Tr
     )
 
 
-def answer(total: float, targets: np.ndarray, corpus: data.Corpus | None) -> dict[str, float]:
-    """From the sum of the losses (nats): what a person asks for."""
+def answer(total: float, targets: np.ndarray, corpus: data.Corpus | None) -> dict:
+    """From the sum of the losses (nats): what a person asks for; None without a target."""
     counted = targets[targets >= 0]
-    loss = total / max(1, counted.size)
+    if not counted.size:
+        return {"loss": None, "perplexity": None, "targets": 0}
+    loss = total / counted.size
     out = {"loss": loss, "perplexity": exp(min(loss, 700.0)), "targets": counted.size}
     if corpus:
         out["bits_per_byte"] = data.bits_per_byte(loss, counted, corpus.sizes)
     return out
 
 
-def sentence(found: dict[str, float]) -> str:
+def sentence(found: dict) -> str:
+    if found["loss"] is None:
+        return "no loss: rows of one token have no next one"
     bits = f", {found['bits_per_byte']:.6f} bits per byte" if "bits_per_byte" in found else ""
     return (
         f"loss {found['loss']:.10g} nats per token over {found['targets']:,} targets{bits}, "

@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="the folder with the tokenizer.json that made the tokens (default: WEIGHTS)",
+    )
+    parser.add_argument(
         "--dtype",
         default="",
         metavar="NAME",
@@ -39,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     if args.dtype:
         TrainConfig(dtype=args.dtype)  # is it one, and can it be written here?
     source = opened(args.source)
-    export_source(source, args.out, args.dtype)
+    export_source(source, args.out, args.dtype, args.tokenizer)
     console = job_console(rank=0)
     console.print(
         f"{args.out}: {architecture_for(source.model).name}, {count(source.model):,} parameters, "

@@ -164,7 +164,8 @@ def train_one(args: argparse.Namespace) -> int:
             saver.finish()
     screen.end(run.lines, args.log, run.why(end), saver.path if saver else None)
     if args.export and end != DIVERGED:
-        weights.export_trainer(trainer, args.export, folder)
+        beside = args.tokenizer or (folder.path if folder else None)
+        weights.export_trainer(trainer, args.export, beside)
         screen.say(f"Weights: {args.export}")
     trainer.close()
     return end

@@ -24,9 +24,9 @@ from ..serial.parameters import shapes
 from ..tensor_parallel.split import unshard
 from ..zero.precision import storage_dtype
 from . import blocks
-from .files import INDEX, SINGLE
+from .files import INDEX, SINGLE, read_json
 from .folder import SIZES
-from .saved import Source
+from .saved import Saved, Source
 from .settings import architecture_for, config_json
 
 FILE_BYTES = 4 << 30  # a file is ended when it has this much
@@ -53,16 +53,20 @@ def export(
     layers: Layers,
     dtype: str,
     out: str | Path,
-    source: Source | None = None,
+    tokenizer: str | Path | None = None,
 ) -> None:
-    """Write the folder; ``dtype`` is that of the weights in it.  Errors: those of ``check``, and
-    WeightsError where the disk does not take it: nothing has its name then."""
+    """Write the folder; ``dtype`` is that of the weights in it, ``tokenizer`` the folder whose
+    tokenizer's files and special ids belong to them (None: tokens are bytes).
+
+    Errors: those of ``check``; WeightsError where the disk does not take it: there is nothing of
+    that name then.
+    """
     check(model, out)
     path = Path(out)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        _fill(part, model, layers, dtype, source)
+        _fill(part, model, layers, dtype, tokenizer)
         if path.exists():
             path.rmdir()
         part.rename(path)
@@ -76,33 +80,40 @@ def export(
 
 
 def _fill(
-    part: Path, model: ModelConfig, layers: Layers, dtype: str, source: Source | None
+    part: Path, model: ModelConfig, layers: Layers, dtype: str, tokenizer: str | Path | None
 ) -> None:
-    config = config_json(model, dtype)
-    if source:
-        config |= {key: source.config[key] for key in SPECIAL if key in source.config}
+    config = {**config_json(model, dtype), **dict.fromkeys(SPECIAL)}
+    beside = Path(tokenizer) if tokenizer else part
+    if (beside / "config.json").exists():
+        theirs = read_json(beside / "config.json")
+        config |= {key: theirs[key] for key in SPECIAL if key in theirs}
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _write(part, (_theirs(model, *layer, dtype) for layer in layers))
     for name in TOKENIZER:
-        if source and (source.path / name).exists():
-            shutil.copy(source.path / name, part)
+        if (beside / name).exists():
+            shutil.copy(beside / name, part)
 
 
-def export_trainer(trainer: Any, out: str | Path, source: Source | None = None) -> None:
-    """Write the folder of a model in training, in the dtype that it is kept in; from rank 0.
-    The tokenizer's files, if there are any, are those of ``source``."""
+def export_trainer(trainer: Any, out: str | Path, tokenizer: str | Path | None = None) -> None:
+    """Write the folder of a model in training, in the dtype that it is kept in; from rank 0."""
     layers = of_trainer(trainer)
     if trainer.mesh.comm.rank == 0:
-        export(trainer.model, layers, trainer.train.dtype, out, source)
+        export(trainer.model, layers, trainer.train.dtype, out, tokenizer)
     for _ in layers:
         pass  # the other ranks send
 
 
-def export_source(source: Source, out: str | Path, dtype: str = "") -> None:
-    """Write a folder once more, or a checkpoint; in another dtype if one is given."""
-    export(
-        source.model, of_source(source, dtype or source.dtype), dtype or source.dtype, out, source
-    )
+def export_source(
+    source: Source, out: str | Path, dtype: str = "", tokenizer: str | Path | None = None
+) -> None:
+    """Write a folder once more, or a checkpoint; in another dtype if one is given.
+
+    Errors: DataError where a checkpoint needs a tokenizer, and none is given.
+    """
+    dtype = dtype or source.dtype
+    if tokenizer is None and isinstance(source, Saved):
+        source.tokenizer()
+    export(source.model, of_source(source, dtype), dtype, out, tokenizer or source.path)
 
 
 def of_trainer(trainer: Any) -> Iterator[tuple[str, dict]]:

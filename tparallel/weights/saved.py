@@ -32,7 +32,6 @@ class Saved:
     def __init__(self, path: str | Path, T: int = 0, comm: Any = None):
         self.checkpoint = _found(Path(path), comm or _alone())
         self.path: Path = self.checkpoint.path
-        self.config: dict = {}  # a model's folder says there which tokens are special
         self.model = _model(self.checkpoint, T)
         self.dtype = self.checkpoint.content["train"]["dtype"]
         self._reader = Reader(self.checkpoint)
