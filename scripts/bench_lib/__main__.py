@@ -26,6 +26,7 @@ BENCHES = {
     "tensor-parallel": "tp = 2 against Megatron's cut by hand in PyTorch, over gloo",
     "pipeline": "pp = 2 against torch.distributed.pipelining",
     "zero": "dp = 2: ZeRO-1 against DistributedDataParallel, ZeRO-3 against FSDP2",
+    "collectives": "the verbs against mpi4py",
     "bubble": "the pipeline's bubble, measured against predicted",
 }
 COLUMNS = ("bench", "size", "peer", "ours", "theirs", "unit", "ratio")
