@@ -109,9 +109,9 @@ def test_linear_layers_multiply_in_bfloat16_where_asked(comm, numpys):  # noqa: 
     """float32 factors rounded to 8 bits, sums in float32; float64 stays exact; training follows."""
     import cupy
 
-    from tparallel.backend import product
     from tparallel.compare.measure import measure
     from tparallel.config import Layout, replace
+    from tparallel.products import product
 
     pytest.importorskip("ml_dtypes")
     a, b = (np.random.default_rng(n).normal(size=(40, 40)) for n in (0, 1))

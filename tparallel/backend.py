@@ -5,9 +5,7 @@ or ``cupy``; asking for CuPy where no GPU answers is an error, never a silent ch
 modules know which one it is: this one, ``comm/``'s transports and ``kernels/``.
 """
 
-import operator
 import os
-from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -39,29 +37,6 @@ def _choose(name: str) -> ModuleType:
 
 name: str = os.environ.get("TPARALLEL_BACKEND", "numpy")
 xp = _choose(name)
-
-
-def _choose_product(wanted: str) -> Callable:
-    if wanted not in ("", "bfloat16") or (wanted and xp is np):
-        raise ConfigError(
-            "TPARALLEL_PRODUCTS may be bfloat16, with the cupy backend: it is "
-            f"{wanted!r}, the backend {name}. Unset it."
-        )
-    if not wanted:
-        return operator.matmul
-    import ml_dtypes
-
-    def product(a, b):
-        if a.dtype != xp.float32:
-            return a @ b
-        return (a.astype(ml_dtypes.bfloat16) @ b.astype(ml_dtypes.bfloat16)).astype(xp.float32)
-
-    return product
-
-
-# a b, of two matrices.  TPARALLEL_PRODUCTS=bfloat16: float32 factors are rounded to bfloat16 for
-# a GPU's tensor cores, which add in float32, and the result too: what PyTorch's autocast does.
-product = _choose_product(os.environ.get("TPARALLEL_PRODUCTS", ""))
 
 
 def to_host(x) -> np.ndarray:

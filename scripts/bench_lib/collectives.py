@@ -27,7 +27,9 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
     axis, rows = Axis("bench", comm.Dup(), Ledger()), []
     for size in args.sizes.split(","):
         for verb, (ours, theirs) in pairs(axis, comm, SIZES[size]).items():
-            times = in_turns(ours, theirs, comm, args.rounds, calls=1 + 2000 // (SIZES[size] // 64 + 50))
+            times = in_turns(
+                ours, theirs, comm, args.rounds, calls=1 + 2000 // (SIZES[size] // 64 + 50)
+            )
             rows.append(row(verb, size, *times))
     axis.close()
     return rows

@@ -1,4 +1,5 @@
-"""One process, one thread: a training step of ours (fast kernels, and plain NumPy) against PyTorch
+"""One process, one thread: a training step of ours (fast kernels, with MKL's products where it is
+installed, and plain NumPy) against PyTorch
 eager and compiled.  Forward, backward, clipping and AdamW, float32.
 
 Every program is a process of its own, so that each has its own kernels, BLAS and peak memory; they
@@ -15,6 +16,7 @@ from statistics import median
 
 import numpy as np
 
+from tparallel import mkl
 from tparallel.config import Layout, ModelConfig, TrainConfig
 
 from .alternate import alternate, row
@@ -22,7 +24,11 @@ from .peak import flops, gemm_peak, time_in_products
 from .sizes import SIZES
 
 RANKS = 1
-OURS = {"single": "fast", "single plain NumPy": "plain"}  # and TPARALLEL_KERNELS of each
+OURS = {  # and what chooses it
+    "single": {"TPARALLEL_KERNELS": "fast", "TPARALLEL_PRODUCTS": "array"},
+    "single mkl": {"TPARALLEL_KERNELS": "fast", "TPARALLEL_PRODUCTS": "mkl"},
+    "single plain NumPy": {"TPARALLEL_KERNELS": "plain", "TPARALLEL_PRODUCTS": "array"},
+}
 PEERS = ("torch-eager", "torch-compiled")
 WARM_UP = 4
 
@@ -39,14 +45,15 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
         work(*args.worker)
         return []
     rows, peak = [], gemm_peak()
+    ours = [name for name in OURS if name != "single mkl" or mkl.installed()]
     print(f"matrix products reach {peak:.0f} GFLOP/s here (float32, 1024 x 1024, one thread)")
     for size in args.sizes.split(","):
         model, sequences = SIZES[size]
-        programs = {name: Program(name, size) for name in (*OURS, *args.peers.split(","))}
+        programs = {name: Program(name, size) for name in (*ours, *args.peers.split(","))}
         seconds = alternate({n: p.step for n, p in programs.items()}, comm, args.rounds, WARM_UP)
         ended = {name: program.end() for name, program in programs.items()}
         for peer in args.peers.split(","):
-            for name in OURS:
+            for name in ours:
                 pair = seconds[name], seconds[peer]
                 rows.append(row(name, size, peer, *pair, tokens=sequences * model.T))
         explain(size, median(seconds["single"]), ended, peak)
@@ -75,10 +82,9 @@ class Program:
     """A process that takes one step whenever it is told to."""
 
     def __init__(self, name: str, size: str):
-        kernels = {"TPARALLEL_KERNELS": OURS[name]} if name in OURS else {}
         line = [sys.executable, str(Path(__file__).parent), "single", "--worker", name, size]
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(line, env=os.environ | kernels, **pipe)
+        self.process = subprocess.Popen(line, env=os.environ | OURS.get(name, {}), **pipe)
         self._answer()
 
     def step(self) -> None:
@@ -107,7 +113,7 @@ def work(name: str, size: str) -> None:
     train = TrainConfig(global_batch=sequences)
     batch = np.random.default_rng(0).integers(0, model.V, (2, sequences, model.T))
     before = resident()
-    step = (ours if name in OURS else theirs)(name, model, train, batch)
+    step = (ours_step if name in OURS else theirs)(name, model, train, batch)
     print("ready", flush=True)
     for word in sys.stdin:
         if word.strip() == "end":
@@ -125,7 +131,7 @@ def resident(highest: bool = False) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def ours(name: str, model: ModelConfig, train: TrainConfig, batch):
+def ours_step(name: str, model: ModelConfig, train: TrainConfig, batch):
     from mpi4py import MPI
 
     from tparallel.train import Trainer

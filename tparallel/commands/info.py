@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import platform
 
-from .. import __version__, backend, kernels, launch
+from .. import __version__, backend, kernels, launch, products
 
 PACKAGES = ("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "matplotlib", "torch")
 EPILOG = """examples:
@@ -53,9 +53,10 @@ def facts() -> dict[str, str]:
 def _products() -> str:
     """What matrix products of float32 are computed in."""
     if backend.name == "numpy":
-        return "as the arrays"
+        by = "MKL" if products.name == "mkl" else "NumPy"
+        return f"as the arrays, by {by} (TPARALLEL_PRODUCTS=array or mkl chooses)"
     tf32 = "TF32" if os.environ.get("CUPY_TF32") == "1" else "float32"
-    linear = os.environ.get("TPARALLEL_PRODUCTS") or tf32
+    linear = "bfloat16" if products.name == "bfloat16" else tf32
     return f"float32 in linear layers as {linear}, in attention as {tf32} (see README)"
 
 

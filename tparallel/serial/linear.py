@@ -8,7 +8,8 @@ Each function is one matrix product of two-dimensional views, so that BLAS does 
 
 from math import prod
 
-from ..backend import product, xp
+from ..backend import xp
+from ..products import product
 
 
 def linear_forward(x, w, b=None, contract=1):
