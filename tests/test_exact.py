@@ -9,6 +9,7 @@ from mpitest import FOLDER, mpi
 if FOLDER in os.environ:  # on a rank, before any layer is imported
     os.environ["TPARALLEL_KERNELS"] = "plain"
 
+from tparallel.config.presets import LLAMA
 from tparallel.errors import ConfigError
 from tparallel.train import Trainer
 from tparallel.verify.cases import FIXED, configs
@@ -53,10 +54,17 @@ def _same_bits(one, other):
 
 
 @mpi(4, timeout=240)
-@pytest.mark.parametrize("tied", [False, True])
-def test_ten_steps_have_the_same_bits_on_every_layout(comm, tied):
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"tied": False},
+        {"tied": True},
+        pytest.param(LLAMA | {"Hkv": 4}, marks=pytest.mark.slow, id="llama"),
+    ],
+)
+def test_ten_steps_have_the_same_bits_on_every_layout(comm, model):
     """Loss and norm of each step, and all parameters, under AdamW with clipping active."""
-    common = {"tied": tied, "steps": 10, "clip": 0.5, "optimizer": "adamw"}
+    common = {**model, "steps": 10, "clip": 0.5, "optimizer": "adamw"}
     with Pool(comm) as pool:
         if not pool.leads:
             return

@@ -207,11 +207,13 @@ def test_a_kernel_has_the_same_bits_compiled_now_and_loaded_from_the_disk(tmp_pa
 
 
 @pytest.mark.mpi
-def test_every_layout_equals_serial_with_the_fast_kernels_too(tmp_path):
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def test_every_layout_equals_serial_with_the_fast_kernels_too(tmp_path, model):
     """The whole list on four ranks: errors within their bounds, every byte as its closed form."""
     ended = mpirun(
         4,
         *("-m", "tparallel", "compare", "--quick", "--no-plot", "--out", str(tmp_path)),
+        *("--model", model),
         env={"TPARALLEL_KERNELS": "fast"},
         timeout=240,
     )

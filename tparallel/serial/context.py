@@ -21,7 +21,7 @@ class Context(NamedTuple):
 
     def of(self, layer: str | int) -> "Context":
         """The same, in a layer."""
-        past = self.past and self.past.of(layer)
+        past = None if self.past is None else self.past.of(layer)
         return self._replace(drop=self.drop.of(layer), past=past)
 
     def from_row(self, row: int) -> "Context":

@@ -5,6 +5,7 @@ T × T probabilities, which are large and cheap to make again from q and k.  Bot
 layers do not know.
 
 Extra FLOPs per block:  full 2 B T (4 D² + 2 D F) + 4 B T² D;  selective 2 B T² D
+                        (of GPT-2's shapes)
 Extra wire:             full repeats the sums of forward;  selective none
 Source:                 Chen et al. 2016; Korthikanti et al. 2022, sections 4.1 and 5
 """
