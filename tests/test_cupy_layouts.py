@@ -19,7 +19,7 @@ from tparallel.serial.train import initial_params, train_step, zeros_like
 
 OPTIONS = str(Path(__file__).with_name("option_jobs.py"))
 MODEL = replace(MODEL, T=8)  # sequence parallelism cuts T
-TRAIN = replace(TRAIN, steps=2)
+TRAIN = replace(TRAIN, steps=1, global_batch=4)
 
 
 def rows(step):
@@ -47,7 +47,7 @@ def on_part(comm, layout, work):
 
 
 def agrees_with_numpy(comm, layout, truth, losses, transports=("direct", "staged")):
-    """One step in float64 by the first transport, a run of two by the second."""
+    """The proof of ``tparallel compare`` by the first transport, its measurement by the second."""
     os.environ["TPARALLEL_TRANSPORT"] = transports[0]
     proof = on_part(comm, layout, lambda part: prove(MODEL, TRAIN, layout, part, rows(0), truth))
     os.environ["TPARALLEL_TRANSPORT"] = transports[1]

@@ -54,7 +54,7 @@ def test_the_comparison_runs_with_cupy_and_tells_the_peaks(tmp_path):
     """The same command with --backend cupy: equal, bytes as predicted, and the pool's peaks."""
     job = mpirun(
         2, "-m", "tparallel", "compare", "--backend", "cupy", "--quick", "--no-plot",
-        "--layouts", "serial; tp=2; dp=2 zero=3", "--out", str(tmp_path),
+        "--layouts", "serial; dp=2 zero=3", "--steps", "3", "--out", str(tmp_path),
         env={**STAGED, "TPARALLEL_BACKEND": ""},
     )  # fmt: skip
     assert job.code == 0, job.out

@@ -32,7 +32,7 @@ def verbs_agree(axis, dtype):
     from tparallel.backend import xp
 
     n, r = axis.size, axis.rank
-    for shape in [(4 * n,), (2 * n, 3), (70_000 * n,)]:
+    for shape in [(2 * n, 3), (20_000 * n,)]:
         x = everybodys(shape, dtype, n)
         wide = [a.astype(np.float32) if a.dtype.itemsize == 2 else a for a in x]
         total, mine = reduce(np.add, wide).astype(x[0].dtype), xp.asarray(x[r])

@@ -7,6 +7,7 @@ a GPU is rare, and what it can tell should be told.  The file is written after e
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,8 +90,18 @@ def facts(env: dict) -> dict:
     """Device, driver, versions, date; or the ``error`` that there is no such thing here."""
     ended = answer([sys.executable, "-c", FACTS], env, seconds=120)
     if ended["code"] == 0:
-        return json.loads(last_line(ended["out"]))
+        return {**json.loads(last_line(ended["out"])), "nvidia-smi": nvidia_smi()}
     return {"error": f"check_gpu needs CuPy and a GPU that answers: {last_line(ended['out'])}"}
+
+
+def nvidia_smi() -> str:
+    """Name, driver, power limit and clock of every GPU, as its own tool tells them."""
+    query = "--query-gpu=name,driver_version,power.limit,clocks.max.sm"
+    try:
+        line = ["nvidia-smi", query, "--format=csv,noheader"]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as e:
+        return f"not found: {e}"
 
 
 def tests(env: dict, rehearse: bool) -> dict:
