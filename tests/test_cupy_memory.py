@@ -75,7 +75,7 @@ def test_a_backend_that_cannot_be_had_is_refused_once():
     for ranks, name, env, words in (
         (1, "torch", none, "must be numpy or cupy"),
         (2, "cupy", none, "needs a GPU"),
-        (1, "numpy", half, "may be bfloat16, with the cupy backend"),
+        (1, "numpy", half, "bfloat16 with CuPy's"),
     ):
         job = mpirun(ranks, "-m", "tparallel", "train", "--backend", name, env=env)
         assert job.code == 2 and job.out.count("ConfigError") == 1 and words in job.out, job.out

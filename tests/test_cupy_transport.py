@@ -5,6 +5,7 @@ import pickle
 from functools import reduce
 
 import numpy as np
+import pytest
 from mpitest import mpi, mpirun
 from standin_cupy import CUPY
 from test_cupy_layouts import MODEL, TRAIN, numpys, rows  # noqa: F401 (a fixture)
@@ -54,6 +55,7 @@ def verbs_agree(axis, dtype):
         assert bits(mine) == bits(x[r])
 
 
+@pytest.mark.smoke
 @mpi(3, timeout=60, env=CUPY)
 def test_every_verb_by_every_transport_gives_numpys_bits(comm):
     """Small and large messages, started early and awaited late, pinned buffers used again."""
