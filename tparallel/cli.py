@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": Command("every layout beside serial: equal? bytes, waiting, time", ranks=4),
     "train": Command("train one layout on a text", ranks=1),
     "eval": Command("the loss of a model on a text, and its logits, in any layout", ranks=1),
+    "generate": Command("new text behind prompts, in any layout", ranks=1),
     "export": Command("write a model's weights as a folder that transformers loads"),
     "checkpoint": Command("the checkpoints of a folder: whole, or why not"),
     "schedule": Command("a pipeline schedule: draw it, check it, predict it, run it"),
@@ -40,6 +41,7 @@ EXAMPLES = """examples:
   tparallel compare                                 all layouts for 4 ranks, side by side
   tparallel train --tp 2 --pp 2 --steps 100         one layout, 4 ranks
   tparallel eval --weights gpt2 --data book.txt     a model in Hugging Face's format
+  tparallel generate --weights gpt2 --prompt "The"  new text, in any layout
   mpirun -n 8 python -m tparallel compare           under a launcher of your own
   tparallel compare --backend cupy                  on GPUs
   tparallel where block.0.mlp.w_in --tp 2 --dp 2 --zero 3

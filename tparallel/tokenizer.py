@@ -8,6 +8,7 @@ Source: Sennrich et al. 2016 (byte pair encoding); Radford et al. 2019, section 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,8 @@ class Tokenizer:
             else:
                 self.sizes[i] = len(word) if on_bytes else _bytes_of_piece(word)
 
-    def encode(self, text: bytes, name: str) -> np.ndarray:
-        """ids of one document, without special tokens around it.
+    def encode(self, text: bytes, name: str, special: bool = False) -> np.ndarray:
+        """ids of one document; ``special``: with those tokens around it that the model expects.
 
         Errors: DataError where it is not UTF-8.
         """
@@ -67,8 +68,12 @@ class Tokenizer:
                 f"a tokenizer reads text in UTF-8: {name} has byte {text[e.start]:#04x} at "
                 f"{e.start}. Convert the file."
             ) from None
-        ids = self._library.encode(decoded, add_special_tokens=False).ids
+        ids = self._library.encode(decoded, add_special_tokens=special).ids
         return np.array(ids, np.uint32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens; U+FFFD for bytes that are no character."""
+        return self._library.decode([*ids], skip_special_tokens=True)
 
 
 def of_folder(folder: Path, V: int) -> Tokenizer | None:

@@ -78,8 +78,9 @@ DEFAULTS = {  # where the field's own default would not say it
 }
 
 
-def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
-    """A flag for every field of these dataclasses; what is not given is absent from the args."""
+def add_flags(parser: argparse.ArgumentParser, *configs: type, only: tuple[str, ...] = ()) -> None:
+    """A flag for every field of these dataclasses, or for those named; what is not given is absent
+    from the args."""
     for config in configs:
         about = (config.__doc__ or "").splitlines()[0].replace("`", "")
         group = parser.add_argument_group(config.__name__.removesuffix("Config").lower(), about)
@@ -91,7 +92,7 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
                 help="sizes and architecture by name; the flags below replace single values: "
                 f"{', '.join(PRESETS)} (default: gpt2)",
             )
-        for field in fields(config):
+        for field in (f for f in fields(config) if not only or f.name in only):
             flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
             default = DEFAULTS.get(field.name, "no" if field.default is False else field.default)
             default = "yes" if default is True else default

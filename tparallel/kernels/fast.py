@@ -107,9 +107,9 @@ class Scores(NamedTuple):
     kept: np.ndarray | None  # (B, numbers)
 
 
-def heads_forward(q, kv, drop=NONE):
+def heads_forward(q, kv, drop=NONE, start=None):
     if drop.rate or q.shape[1] < kv.shape[1]:
-        return plain.heads_forward(q, kv, drop)
+        return plain.heads_forward(q, kv, drop, start)
     z, scores, room = (
         np.empty(q.shape, q.dtype),
         _empty_scores(q, keep=q.shape[1] <= KEEP),

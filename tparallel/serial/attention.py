@@ -21,7 +21,7 @@ def attention_forward(x, p, at=ORIGIN):
     q = linear_forward(x, p["w_q"], p.get("b_q"))  # (B, T, H, K)
     kv = linear_forward(x, p["w_kv"], p.get("b_kv"))  # (B, T, 2, Hkv, K)
     q, kv = rope_forward(q, kv, at)
-    z, core = heads_forward(q, at.extend(kv), at.drop)  # (B, T, H, K)
+    z, core = heads_forward(q, at.extend(kv), at.drop, at.start)  # (B, T, H, K)
     y = linear_forward(z, p["w_out"], p.get("b_out"), contract=2)  # (B, T, D)
     return y, (x, core, z, at)
 

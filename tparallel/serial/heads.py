@@ -14,9 +14,9 @@ from ..backend import xp
 from .dropout import NONE
 
 
-def heads_forward(q, kv, drop=NONE):
+def heads_forward(q, kv, drop=NONE, start=None):
     """z = dropout(a) v."""
-    a = probabilities(q, kv)  # (B, Hkv, R, T, T)
+    a = probabilities(q, kv, start)  # (B, Hkv, R, T, S)
     _, _, v = grouped(q, kv)
     z = drop.heads(a, "attn.a") @ v  # (B, Hkv, R, T, K)
     return xp.ascontiguousarray(z.transpose(0, 3, 1, 2, 4)).reshape(q.shape), (q, kv, a, drop)
@@ -40,9 +40,8 @@ def heads_backward(dz, cache):
     return grad_q, grad_kv
 
 
-def probabilities(q, kv):
-    """a = softmax(q kᵀ / √K + causal mask), (B, Hkv, R, T, S).  Where there are more keys than
-    queries (S > T: those of earlier tokens are kept), the queries are the last T positions.
+def probabilities(q, kv, start=None):
+    """a = softmax(q kᵀ / √K + causal mask), (B, Hkv, R, T, S).
 
     √K, the head size, not √D: the scores of unit-variance q and k then have unit variance.
     """
@@ -50,11 +49,18 @@ def probabilities(q, kv):
     (T, K), S = q.shape[-2:], k.shape[-2]
     s = q @ k.swapaxes(-1, -2)  # (B, Hkv, R, T, S)
     s *= 1 / sqrt(K)
-    s[..., ~xp.tri(T, S, S - T, dtype=bool)] = -xp.inf
+    s = xp.where(seen(T, S, start), s, -xp.inf)
     s -= s.max(-1, keepdims=True)
     a = xp.exp(s, out=s)
     a /= a.sum(-1, keepdims=True)
     return a
+
+
+def seen(T, S, start=None):
+    """May a query look at a key?  (1 or B, 1, 1, T, S): key s is at position s; the queries are at
+    ``start`` and behind, (B, 1) where rows differ, or, without it, at the last T positions."""
+    last = (S - T if start is None else start) + xp.arange(T)  # (T), or (B, T)
+    return xp.arange(S) <= last.reshape(-1, 1, 1, T, 1)
 
 
 def grouped(q, kv):

@@ -27,7 +27,7 @@ def attention_forward(x, p, tp, at=ORIGIN):
     q = linear_forward(x, p["w_q"], p.get("b_q"))  # (B, T, H/tp, K)
     kv = linear_forward(x, p["w_kv"], p.get("b_kv"))  # (B, T, 2, Hkv/tp, K)
     q, kv = rope_forward(q, kv, at)
-    z, core = heads_forward(q, at.extend(kv), at.drop)  # (B, T, H/tp, K)
+    z, core = heads_forward(q, at.extend(kv), at.drop, at.start)  # (B, T, H/tp, K)
     y = linear_forward(z, p["w_out"], contract=2)  # (B, T, D) partial over tp
     y = biased(tp.leave(y, what="attn.y"), p.get("b_out"))  # (B, T, D): once, after the sum
     return y, (tp.keep(x), core, z, at)
