@@ -55,8 +55,8 @@ DEFECTS = [
     Defect(
         "gradients are never clipped",
         "serial/train.py",
-        "            g *= scale\n",
-        "",
+        "clip_factor(norm, c), learning_rate",
+        "1.0, learning_rate",
         GOLDEN_STEPS,
     ),
     Defect(
