@@ -51,11 +51,12 @@ def facts() -> dict[str, str]:
 
 
 def _products() -> str:
-    """By what matrix products are made, and how precisely on a GPU."""
+    """What matrix products of float32 are computed in."""
     if backend.name == "numpy":
-        return f"{products.name} (TPARALLEL_PRODUCTS=array or mkl chooses)"
+        by = "MKL" if products.name == "mkl" else "NumPy"
+        return f"as the arrays, by {by} (TPARALLEL_PRODUCTS=array or mkl chooses)"
     tf32 = "TF32" if os.environ.get("CUPY_TF32") == "1" else "float32"
-    linear = products.name if products.name == "bfloat16" else tf32
+    linear = "bfloat16" if products.name == "bfloat16" else tf32
     return f"float32 in linear layers as {linear}, in attention as {tf32} (see README)"
 
 
