@@ -148,9 +148,9 @@ class Scores(NamedTuple):
     kept: list | None  # of (B, Hkv, R, j − i, j)
 
 
-def heads_forward(q, kv, drop=NONE):
+def heads_forward(q, kv, drop=NONE, start=None):
     if drop.rate or q.shape[1] < kv.shape[1]:
-        return plain_heads.heads_forward(q, kv, drop)
+        return plain_heads.heads_forward(q, kv, drop, start)
     z, scores = _attend(q, kv, with_z=True)
     return z, (q, kv, scores, drop)
 
