@@ -209,8 +209,8 @@ DEFECTS = [
     Defect(
         "a new token takes the position after its own",
         "generate/generator.py",
-        "self.caches[m].past(last[:, None], int",
-        "self.caches[m].past(last[:, None] + 1, 1 + int",
+        "at._replace(start=past.start, past=past)",
+        "at._replace(start=past.start + 1, past=past)",
         TOKENS,
     ),
     Defect(

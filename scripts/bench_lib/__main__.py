@@ -27,6 +27,8 @@ BENCHES = {
     "pipeline": "pp = 2 against torch.distributed.pipelining",
     "zero": "dp = 2: ZeRO-1 against DistributedDataParallel, ZeRO-3 against FSDP2",
     "collectives": "the verbs against mpi4py",
+    "generate": "one process: prefill and decode against PyTorch eager with a cache",
+    "generate-parallel": "tp = 2 and pp = 2: prefill and decode beside one rank",
     "bubble": "the pipeline's bubble, measured against predicted",
 }
 COLUMNS = ("bench", "size", "peer", "ours", "theirs", "unit", "ratio")

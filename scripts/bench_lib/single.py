@@ -81,22 +81,22 @@ def memory(size: str, ended: dict) -> list[dict]:
 class Program:
     """A process that takes one step whenever it is told to."""
 
-    def __init__(self, name: str, size: str):
-        line = [sys.executable, str(Path(__file__).parent), "single", "--worker", name, size]
+    def __init__(self, name: str, size: str, bench: str = "single", *more: str):
+        line = [sys.executable, str(Path(__file__).parent), bench, "--worker", name, size, *more]
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(line, env=os.environ | OURS.get(name, {}), **pipe)
         self._answer()
 
     def step(self) -> None:
-        self._ask("step")
+        self.ask("step")
 
     def end(self) -> dict:
         """What it found out about itself."""
-        found = json.loads(self._ask("end"))
+        found = json.loads(self.ask("end"))
         self.process.communicate()
         return found
 
-    def _ask(self, word: str) -> str:
+    def ask(self, word: str) -> str:
         print(word, file=self.process.stdin, flush=True)
         return self._answer()
 
