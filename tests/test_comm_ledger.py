@@ -24,15 +24,6 @@ class CountingComm:
         self.sent += x.nbytes
         return self.comm.Isend(x, to, tag)
 
-    def Ialltoallv(self, out, into):
-        x, (counts, _) = out
-        self.sent += (sum(counts) - counts[self.comm.rank]) * x.itemsize
-        return self.comm.Ialltoallv(out, into)
-
-    def Iallgatherv(self, x, into):
-        self.sent += (self.comm.size - 1) * x.nbytes
-        return self.comm.Iallgatherv(x, into)
-
     def Ibcast(self, x, root):
         self.sent += (self.comm.size - 1) * x.nbytes * (root == self.comm.rank)
         return self.comm.Ibcast(x, root)

@@ -36,7 +36,7 @@ from .ledger import Ledger
 from .link import Link, Stamps
 from .pending import Pending
 from .ring import Ring
-from .transport import make_transport
+from .transport import cut, make_transport
 
 COMBINE = {"sum": xp.add, "max": xp.maximum}
 
@@ -85,9 +85,8 @@ class Axis:
         finish_sum = self._scatter_sum(x, counts, op)
 
         def finish():
-            part = finish_sum()
-            self._move.all_gather(part[: counts[self.rank]], out, counts).wait()
-            self._spare.append(part.base)
+            finish_sum(cut(out, counts)[self.rank])
+            self._move.all_gather(None, out, counts).wait()
             return out
 
         return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, rounds=2)
@@ -115,10 +114,8 @@ class Axis:
         finish_sum = self._scatter_sum(x, [x.size // self.size] * self.size, "sum")
 
         def finish():
-            part = finish_sum()
             out = _room(None, shape, x)
-            out.reshape(-1)[...] = part
-            self._spare.append(part.base)
+            finish_sum(out.reshape(-1))
             return out
 
         return self._posted(begun, "reduce_scatter", what, x.nbytes, wire, finish)
@@ -132,10 +129,9 @@ class Axis:
         finish_sum = self._scatter_sum(x, here, "sum")
 
         def finish():
-            total = finish_sum()
-            out = total.copy().reshape(x.shape) if self.rank == root else None
-            self._spare.append(total.base)
-            return out
+            out = _room(None, x.shape if self.rank == root else (0,), x)
+            finish_sum(out.reshape(-1))
+            return out if self.rank == root else None
 
         wire = (x.size - here[self.rank]) * x.dtype.itemsize
         return self._posted(begun, "reduce", what, x.nbytes, wire, finish).wait()
@@ -174,6 +170,7 @@ class Axis:
 
         def finish():
             moving.wait()
+            cut(out, counts)[self.rank][...] = cut(x, counts)[self.rank]
             return out
 
         wire = x.nbytes - x.nbytes // self.size
@@ -236,22 +233,27 @@ class Axis:
         self._comm.Free()
 
     def _scatter_sum(self, x, counts, op: str):
-        """Post the all-to-all; what it returns finishes it: a buffer that begins with my piece of
-        the sum over ranks 0, 1, 2, ... in that order."""
+        """Post the all-to-all; what it returns writes my piece of the sum over ranks 0, 1, 2, ...,
+        added in that order."""
         mine, n = counts[self.rank], self.size
         received = self._buffer(n * mine, x.dtype)
         moving = self._move.all_to_all(x, counts, received, [mine] * n)
 
-        def finish():
+        def finish(into) -> None:
             moving.wait()
-            parts = received.reshape(n, mine)
-            half = parts.dtype.itemsize == 2  # summed in float32 and rounded once
-            total = parts[0].astype(xp.float32) if half else parts[0]
-            for r in range(1, n):
-                COMBINE[op](total, parts[r], out=total)
+            parts, own = [*received.reshape(n, mine)], cut(x, counts)[self.rank]
+            if self.rank > 1:  # ``into`` may be this part of x, and is written before it is read
+                parts[self.rank][...] = own
+            else:
+                parts[self.rank] = own
+            first, *others = parts
+            half = into.dtype.itemsize == 2  # summed in float32 and rounded once
+            total = first.astype(xp.float32) if half else first
+            for other in others:
+                total = COMBINE[op](total, other, out=total if half else into)
             if half:
-                parts[0] = total
-            return received[:mine]
+                into[...] = total
+            self._spare.append(received.base)
 
         return finish
 

@@ -15,7 +15,7 @@ from mpi4py import MPI
 from ..backend import synchronize, xp
 from ..errors import ConfigError
 from .staged import Staged
-from .transport import check
+from .transport import check, cut
 
 
 class Window:
@@ -101,6 +101,8 @@ class Ipc(Staged):
         return self._exchange(send, recv, recv_counts, send.nbytes, read)
 
     def all_gather(self, send, recv, recv_counts):
+        send = cut(recv, recv_counts)[self.comm.rank] if send is None else send
+
         def read(rank: int, into):
             into[...] = self.window.of(rank, send.dtype, into.size)
 

@@ -48,19 +48,24 @@ class Ledger:
 
     def record(self, axis: str, op: str, what: str, payload: int, wire: int, seconds: float):
         if self.open:
-            total = self.totals.setdefault(Key(axis, op, what), Total())
+            total = self._total(axis, op, what)
             total.count += 1
             total.payload += payload
             total.wire += wire
             total.seconds += seconds
 
-    def arrived(self, event: Event) -> None:
+    def arrived(
+        self, axis: str, op: str, what: str, posted: float, waited: float, done: float
+    ) -> None:
         """A transfer is over: add the time that it was waited for."""
         if self.open:
-            key = Key(event.axis, event.op, event.what)
-            self.totals.setdefault(key, Total()).seconds += event.done - event.waited
+            self._total(axis, op, what).seconds += done - waited
             if self.events is not None:
-                self.events.append(event)
+                self.events.append(Event(axis, op, what, posted, waited, done))
+
+    def _total(self, *key: str) -> Total:
+        found = self.totals.get(key)  # type: ignore[call-overload]  # a Key is a tuple
+        return found or self.totals.setdefault(Key(*key), Total())
 
     def wire(self, axis: str) -> int:
         """Bytes that this rank sent over one axis of the mesh."""

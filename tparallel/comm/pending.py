@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from .ledger import Event, Ledger
+from .ledger import Ledger
 
 
 class Pending:
@@ -22,8 +22,8 @@ class Pending:
             waited = time.monotonic()
             self.result, self.done = self.finish(), True
             del self.finish  # and with it the buffers that only MPI needed
-            event = Event(self.axis, self.op, self.what, self.posted, waited, time.monotonic())
-            self.ledger.arrived(event)
+            now = time.monotonic()
+            self.ledger.arrived(self.axis, self.op, self.what, self.posted, waited, now)
         return self.result
 
     def is_done(self) -> bool:

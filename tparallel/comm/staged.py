@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import synchronize
-from .transport import Direct, Moving, check
+from .transport import Direct, Moving, check, cut
 
 
 class Room(NamedTuple):
@@ -60,7 +60,8 @@ class Staged:
         return self._then(moving, out, into, recv)
 
     def all_gather(self, send, recv, recv_counts) -> Moving:
-        out, into = self._copied(send), self._room(recv)
+        mine = cut(recv, recv_counts)[self.host.comm.rank] if send is None else send
+        out, into = self._copied(mine), self._room(recv)
         moving = self.host.all_gather(out.array, into.array, recv_counts)
         return self._then(moving, out, into, recv)
 
