@@ -137,6 +137,38 @@ def test_a_stop_token_ends_a_row_and_no_rank_waits_for_it(comm):
                 assert g.steps == [len(cut[4])]  # its two rows: the last prompt, and a filler
 
 
+def closest(name: str) -> tuple[float, float]:
+    """Of all greedy tokens: the smallest lead of the best score, and float32's largest error."""
+    lead, error = np.inf, 0.0
+    params = {
+        dtype: initial_params(MODELS[name], replace(TRAIN, dtype=dtype))
+        for dtype in ("float64", "float32")
+    }
+    for prompt, new in zip(PROMPTS, by_hand(name)):
+        text = np.array([prompt + new[:-1]])
+        exact, rounded = (
+            model_forward(text, p, context(MODELS[name], dtype))[0][0, len(prompt) - 1 :]
+            for dtype, p in params.items()
+        )
+        second, best = np.sort(exact, -1)[:, -2:].T
+        lead = min(lead, (best - second).min())
+        error = max(error, np.abs(exact - rounded).max())
+    return lead, error
+
+
+@mpi(4, timeout=60)
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_finds_the_tokens_of_float64_where_the_lead_exceeds_its_error(
+    comm, name
+):
+    """Here it leads everywhere, by more than twice the largest error of a score."""
+    lead, error = closest(name)
+    assert lead > 2 * error > 0
+    for layout in (Layout(tp=4), Layout(pp=2, dp=2, zero=3, microbatches=2)):
+        ranks = generated(MODELS[name], layout, comm, train=replace(TRAIN, dtype="float32"))
+        assert ranks is None or ranks[0][1].ids == by_hand(name), layout.name
+
+
 @mpi(2, timeout=60, env={"TPARALLEL_KERNELS": "fast"})
 def test_the_fast_kernels_find_the_same_tokens(comm):
     """Prefill and decode through numba's kernels, on one rank and cut."""
