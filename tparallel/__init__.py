@@ -12,6 +12,7 @@ Read in this order; each step needs only the ones before it.
 8. ``checkpoint/``         what training goes on from: saved by any layout, read by any other
 9. ``weights/``            models in Hugging Face's format, read in slices and written;
                            ``evaluate.py`` asks them for losses and logits
+10. ``generate/``          new text in any layout: prefill, decode, a cache of keys and values
 
 Letters for array dims: B micro-batch on this rank, T sequence, D model, H heads, K head size,
 F feed-forward, V vocabulary, L layers.  Counts: S stages, M micro-batches, n ranks of a group.

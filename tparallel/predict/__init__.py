@@ -6,6 +6,7 @@ at a parameter, a layer or a message.  ``tparallel compare`` puts them beside wh
 ``held``   bytes per rank: params, grads, optimizer, peak activations
 ``wire``   bytes that each rank sends over each mesh axis in one training step
 ``bubble`` the share of a step in which a pipeline stage computes nothing
+``generation``  the same of new text: bytes sent and held, the idle share (asked for by name)
 ``part``   which share of the model a rank is responsible for (used by the first two)
 """
 
