@@ -1,6 +1,7 @@
 """The commands ``eval`` and ``export``, and ``train`` from weights and to weights."""
 
 import argparse
+import io
 import json
 import sys
 from math import exp, log
@@ -20,6 +21,7 @@ from tparallel.commands import flags
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.errors import DataError, TParallelError
 from tparallel.evaluate import Evaluator
+from tparallel.generate.text import Stream, Words
 from tparallel.serial.loss import cross_entropy_forward
 from tparallel.serial.model import model_forward
 from tparallel.serial.train import initial_params
@@ -214,6 +216,31 @@ def test_a_models_own_tokenizer_makes_the_tokens_and_knows_their_bytes(bpe):
     bits = data.bits_per_byte(2.0, targets, corpus.sizes)
     count = corpus.size - corpus.sizes[corpus.tokens[0]]
     assert bits == pytest.approx(2.0 * len(targets) / count / log(2), rel=1e-12)
+
+
+def test_a_prompt_in_a_models_own_tokens_is_text_again_as_it_grows(bpe):
+    """With the special token that the tokenizer puts first; characters of several tokens appear
+    when they are whole."""
+    said = json.loads((bpe / "tokenizer.json").read_text())
+    first = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    said["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [280], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    (bpe / "tokenizer.json").write_text(json.dumps(said))
+    words = Words(tokenizer.of_folder(bpe, 300), 300)
+    ids = words.ids("the 界 cat", "prompt 0")
+    assert ids[0] == 280 and words.text(ids) == "the 界 cat"
+    out, seen = io.StringIO(), []
+    stream = Stream(words, [ids[:2]], out)
+    for n in range(len(ids) - 1):
+        stream.tell(0, ids[2 : 2 + n], ended=n == len(ids) - 2)
+        seen.append(out.getvalue())
+    assert seen[-1] == "the 界 cat\n" and not any("\ufffd" in text for text in seen)
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused(bpe, monkeypatch):
