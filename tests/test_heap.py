@@ -39,6 +39,32 @@ def test_what_is_freed_stays_and_lies_in_huge_pages():
     assert 60 <= huge <= resident < 300
 
 
+FLAT = r"""
+import re
+import numpy as np
+from mpi4py import MPI
+from tparallel.config import Layout, ModelConfig, TrainConfig
+from tparallel.launch.heap import keep_freed_memory
+from tparallel.train import Trainer
+keep_freed_memory()
+model, train = ModelConfig(L=2, D=64, H=4, T=64, V=256), TrainConfig(global_batch=4)
+trainer = Trainer(model, train, Layout(microbatches=2), MPI.COMM_SELF)
+batch = np.random.default_rng(0).integers(0, 256, (2, 4, 64))
+seen = []
+for step in range(200):
+    trainer.step(step, *batch)
+    seen.append(int(re.search(r"VmRSS:\s+(\d+)", open("/proc/self/status").read())[1]))
+print(seen[9], seen[-1])
+"""
+
+
+def test_two_hundred_steps_take_no_more_memory_than_ten():
+    """Resident memory: arrays are made in every step, of memory that the last one left."""
+    out = subprocess.run([sys.executable, "-c", FLAT], capture_output=True, text=True, check=True)
+    early, late = map(int, out.stdout.split())
+    assert late <= early * 1.01
+
+
 def test_under_a_limit_nothing_is_reserved():
     """A limit of address space is there for the arrays, not for a reserve."""
     resident, reserved, _ = sizes(64 << 30)
