@@ -57,7 +57,7 @@ def _same_bits(one, other):
 @pytest.mark.parametrize(
     "model",
     [
-        {"tied": False},
+        pytest.param({"tied": False}, marks=pytest.mark.slow, id="untied"),
         {"tied": True},
         pytest.param(LLAMA | {"Hkv": 4}, marks=pytest.mark.slow, id="llama"),
     ],

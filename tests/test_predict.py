@@ -36,8 +36,15 @@ def part_of(comm, layout):
 
 
 @mpi(2, 4, timeout=60)
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("dtype, optimizer", [("float32", "adamw"), ("float64", "sgd")])
+@pytest.mark.parametrize(
+    "tied, dtype, optimizer",
+    [
+        (False, "float32", "adamw"),
+        (True, "float64", "sgd"),
+        pytest.param(True, "float32", "adamw", marks=pytest.mark.slow),
+        pytest.param(False, "float64", "sgd", marks=pytest.mark.slow),
+    ],
+)
 def test_every_rank_holds_and_sends_what_the_closed_forms_say(comm, tied, dtype, optimizer):
     """Each layout of the list, stages and schedules that it leaves out: states, peak activations,
     the layer that stage 3 gathers, and wire bytes of each axis, all of them equal."""
@@ -65,7 +72,7 @@ SEQUENCES = {**ODD, "T": 8}  # sequence parallelism cuts T
 
 @mpi(4, timeout=60)
 @pytest.mark.parametrize("Hkv", [4, 2, 1])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_sequence_parallelism_and_recomputation_keep_and_send_their_closed_forms(comm, Hkv, dtype):
     """What is kept between forward and backward and what is sent, tp = 2 and 4, alone and with a
     pipeline or ZeRO, and with key/value heads that ranks share."""

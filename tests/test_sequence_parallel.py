@@ -59,7 +59,7 @@ def test_a_rank_computes_its_tokens_of_every_layer(comm, again):
 
 
 @mpi(4, timeout=90)
-@pytest.mark.parametrize("sp", ["keep", "regather"])
+@pytest.mark.parametrize("sp", ["keep", pytest.param("regather", marks=pytest.mark.slow)])
 def test_training_equals_serial_with_a_pipeline_with_zero_and_alone(comm, sp):
     """Loss, norm, gradients, parameters after AdamW and SGD steps with clipping."""
     for layout in (

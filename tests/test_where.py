@@ -86,7 +86,7 @@ def compare(held, kept: slice, flat: np.ndarray, whole: np.ndarray, what: tuple)
 
 
 @mpi(8)
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_all_three_axes_hold_what_where_says(comm, tied):
     """tp=2 pp=2 dp=2 under each ZeRO stage: every range of every rank against serial."""
     for zero in range(4):

@@ -26,10 +26,18 @@ WAYS = {
     "offloaded": {"offload": True},
     "blocks computed again in backward": {"recompute": "full"},  # with the same gathered layer
 }
+ALONE = (  # slow: by default they are tested together with others, or by test_verify
+    "one message per layer, at once",
+    "one bucket",
+    "in groups of two",
+    "blocks computed again in backward",
+)
 
 
 @mpi(4, timeout=120)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in ALONE)) for way in WAYS]
+)
 def test_ten_steps_of_every_stage_are_serials_ten_steps(comm, way):
     """Loss, norm before clipping, gradients, parameters *and* moments, under SGD (which hides no
     scale error) and AdamW, clipping and decay active, with accumulation, a tied table."""
@@ -66,7 +74,9 @@ PREDICTED = [
 
 
 @mpi(4, timeout=120)
-@pytest.mark.parametrize("dtype, tied", [("float64", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    "dtype, tied", [pytest.param("float64", False, marks=pytest.mark.slow), ("bfloat16", True)]
+)
 def test_every_way_holds_and_sends_what_its_closed_form_says(comm, dtype, tied):
     """Per rank, axis and kind, to the byte, with one and with three micro-batches; bytes in half
     precision are half of them."""

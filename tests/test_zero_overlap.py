@@ -122,7 +122,9 @@ EXPECTED = {  # stage: (without overlap, with), in units of 20 ms, the loss's al
 
 
 @mpi(2, timeout=60)
-@pytest.mark.parametrize("zero", EXPECTED)
+@pytest.mark.parametrize(
+    "zero", [pytest.param(z, marks=[pytest.mark.slow] * (z != 3)) for z in EXPECTED]
+)
 def test_on_a_slow_link_overlap_hides_the_messages_behind_the_computation(comm, zero):
     """The gain in seconds is the number of hidden messages times their time."""
     taken = {}

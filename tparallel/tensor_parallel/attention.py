@@ -1,8 +1,7 @@
 """Causal multi-head self-attention with H cut over tp: every rank computes some of the heads.
 
-Where tp is larger than Hkv, tp/Hkv ranks hold the same key/value head and use it for their own
-query heads; its gradient is the sum of theirs (region.py).  Every rank sees all positions, so that
-rotary ones are serial's.
+Rotary positions turn queries and keys before they meet (rope.py); any bias may be absent.
+Where tp is larger than Hkv, tp/Hkv ranks use the same key/value head; its gradient is their sum.
 
 Shapes:        x, y (B, T, D); W_q (D, H/tp, K); b_q (H/tp, K); W_kv (D, 2, Hkv/tp, K);
                b_kv (2, Hkv/tp, K); W_out (H/tp, K, D); b_out (D)
@@ -50,8 +49,9 @@ def attention_backward_weight(wcache):
     x, dq, dkv, z, dy, names = wcache
     grads = {}
     grads["w_out"] = linear_backward_weight(z, dy, contract=2)
-    grads["w_kv"] = linear_backward_weight(x.wait(), dkv)
-    grads["w_q"] = linear_backward_weight(x.wait(), dq)
+    x = x.wait()
+    grads["w_kv"] = linear_backward_weight(x, dkv)
+    grads["w_q"] = linear_backward_weight(x, dq)
     return grads | bias_backward(names, b_out=dy, b_kv=dkv, b_q=dq)
 
 

@@ -22,8 +22,7 @@ def embed_forward(tokens, p, tp, V, at=ORIGIN):
     x = p["w_tok"][local] * mine[..., None]  # (B, T, D) partial over tp
     x = tp.leave(x, what="embed.x")  # (B, T, D)
     if at.rope is None:
-        T = tokens.shape[1]
-        x += p["w_pos"][at.positions(T)[..., tp.tokens(T)]]
+        x += p["w_pos"][at.positions(tokens.shape[1])[..., tp.tokens(tokens.shape[1])]]
     return at.drop.hidden(x, "embed.x"), (tokens, shapes_of(p), at.drop)
 
 
