@@ -49,7 +49,9 @@ def test_every_method_and_product_equals_serial(comm, name):
 
 
 @mpi(4, timeout=120)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "qwen2")) for name in MODELS]
+)
 def test_every_rank_holds_and_sends_what_the_closed_forms_say(comm, name):
     """States, peak activations, the gathered layer and the wire bytes of each axis."""
     model, train = MODELS[name], replace(TRAIN, dtype="float32", dropout=0.0)

@@ -69,6 +69,7 @@ def test_every_layout_finds_numpys_gradients_and_keeps_to_the_closed_forms(comm,
         agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()))
 
 
+@pytest.mark.slow
 @mpi(8, timeout=60, env=CUPY)
 def test_all_three_methods_at_once_too(comm, numpys):
     """2 × 2 × 2 with each ZeRO stage."""

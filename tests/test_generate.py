@@ -157,7 +157,9 @@ def closest(name: str) -> tuple[float, float]:
 
 
 @mpi(4, timeout=60)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "llama")) for name in MODELS]
+)
 def test_float32_finds_the_tokens_of_float64_where_the_lead_exceeds_its_error(comm, name):
     """Here it leads everywhere, by more than twice the largest error of a score."""
     lead, error = closest(name)

@@ -78,7 +78,7 @@ def test_the_head_hides_its_sum_behind_the_gradient_of_the_table(comm):
 
 
 @mpi(2)
-@pytest.mark.parametrize("sp", [pytest.param("", marks=pytest.mark.slow), "keep"])
+@pytest.mark.parametrize("sp", ["", pytest.param("keep", marks=pytest.mark.slow)])
 def test_a_transfer_hides_behind_as_much_work(comm, sp):
     """A link of 60 ms a round and weight gradients that take 60 ms asleep (a busy machine cannot
     stretch them much): backward saves those of attention and of the mlp, 120 ms less a margin."""

@@ -30,6 +30,7 @@ ALONE = (  # slow: by default they are tested together with others, or by test_v
     "one message per layer, at once",
     "one bucket",
     "in groups of two",
+    "offloaded",
     "blocks computed again in backward",
 )
 

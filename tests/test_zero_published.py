@@ -75,7 +75,9 @@ def live_bytes(store) -> dict[str, int]:
 
 
 @mpi(8, timeout=120)
-@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(d, marks=[pytest.mark.slow] * (d == "float64")) for d in HALF]
+)
 def test_live_arrays_are_the_formulas_of_table_1_on_1_2_4_and_8_ranks(comm, dtype):
     """4Ψ + KΨ/N, 2Ψ + (2+K)Ψ/N, (4+K)Ψ/N bytes exactly, where N divides every layer; else each
     layer counts as the next multiple of N, which is all that padding costs.  16 bytes in all."""

@@ -60,6 +60,7 @@ def test_a_sum_in_two_hops_is_the_sum_to_the_rounding_of_both(comm):
         axis.close()
 
 
+@pytest.mark.slow
 @mpi(4, timeout=120)
 def test_training_with_integers_on_the_wire_ends_near_the_same_loss(comm):
     """Eighty steps: 8-bit parameters within 1 %, with 4-bit gradients within 5 % of the loss
