@@ -40,7 +40,9 @@ LAYOUTS = (
 
 
 @mpi(4, timeout=120)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "qwen2")) for name in MODELS]
+)
 def test_every_method_and_product_equals_serial(comm, name):
     """Loss, norm, gradients, parameters and moments after two AdamW steps with dropout and
     clipping; tied with a rotary embedding that has no parameters of its own, and untied."""

@@ -206,8 +206,9 @@ def test_a_kernel_has_the_same_bits_compiled_now_and_loaded_from_the_disk(tmp_pa
     assert compiled.stdout == loaded.stdout
 
 
+@pytest.mark.slow  # by default test_compare does it, with whatever kernels are installed
 @pytest.mark.mpi
-@pytest.mark.parametrize("model", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
 def test_every_layout_equals_serial_with_the_fast_kernels_too(tmp_path, model):
     """The whole list on four ranks: errors within their bounds, every byte as its closed form."""
     ended = mpirun(

@@ -71,7 +71,7 @@ SEQUENCES = {**ODD, "T": 8}  # sequence parallelism cuts T
 
 
 @mpi(4, timeout=60)
-@pytest.mark.parametrize("Hkv", [4, 2, 1])
+@pytest.mark.parametrize("Hkv", [pytest.param(4, marks=pytest.mark.slow), 2, 1])
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_sequence_parallelism_and_recomputation_keep_and_send_their_closed_forms(comm, Hkv, dtype):
     """What is kept between forward and backward and what is sent, tp = 2 and 4, alone and with a

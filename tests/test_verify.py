@@ -26,6 +26,7 @@ def test_every_pair_of_factors_agrees_with_one_process(comm):
     _agree(comm, cases.covering_cases(4))
 
 
+@pytest.mark.slow
 @mpi(2, timeout=120)
 def test_float32_stays_within_its_derived_bound(comm):
     """Parameters under SGD, against float64: condition × γ_n."""

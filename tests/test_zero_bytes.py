@@ -29,6 +29,7 @@ WAYS = {
 ALONE = (  # slow: by default they are tested together with others, or by test_verify
     "one message per layer, at once",
     "one bucket",
+    "gradients added up locally",
     "in groups of two",
     "offloaded",
     "blocks computed again in backward",
