@@ -41,6 +41,8 @@ def uninterrupted(tmp_path_factory):
     ended = mpirun(2, *TRAIN, *TINY, *flags, "--save", str(run), "--save-every", "4")
     assert ended.code == 0 and f"Checkpoint: {path_of(run, 6)}" in ended.out, ended.out
     assert [step_of(path) for path in steps(run)] == [6, 4]
+    modes = {file.stat().st_mode for file in path_of(run, 6).iterdir()} | {log.stat().st_mode}
+    assert len(modes) == 1, "all may be read by whom the user lets read files"
     return run, log
 
 
@@ -77,7 +79,10 @@ def test_a_job_that_is_always_started_with_resume_begins_at_the_beginning(tmp_pa
         if times == 1:
             shutil.rmtree(run)
     ended = mpirun(1, *argv)
-    assert ended.code == 2 and "must have steps left: 2 are done" in ended.out, ended.out
+    assert ended.code == 0 and "no step is left: --steps with more" in ended.out, ended.out
+    assert log_steps(log) == [1, 2, 1, 2]
+    ended = mpirun(1, *argv, "--steps", "1")
+    assert ended.code == 2 and "must not have had more steps already: 2 are" in ended.out, ended.out
 
 
 def test_fine_tuning_goes_on_too(tmp_path):

@@ -217,7 +217,7 @@ def test_where_nothing_is_whole_nothing_is_trained(run):
         ({}, {"optimizer": "sgd"}, "optimizer = adamw there, sgd here"),
         ({}, {"dtype": "float16"}, "dtype = float32 there, float16 here"),
         ({}, {"seed": 1}, "seed = 0 there, 1 here .* Leave --seed away"),
-        ({}, {"steps": 3}, "must have steps left: 3 are done"),
+        ({}, {"steps": 2}, "must not have had more steps already: 3 are done"),
     ],
 )
 def test_another_model_or_training_is_refused_with_names_and_values(original, model, train, said):

@@ -60,6 +60,8 @@ def test_a_name_that_is_none_is_refused_with_those_that_are():
         "llama3:factor=32,low=1,high=4,original=8192",
         "yarn:factor=4,original=32768,fast=32,slow=1",
         "yarn:factor=4,original=32768,fast=16,slow=2,attention=1.25",
+        "linear:factor=1.0001234",
+        "dynamic:factor=2,original=1048576",
     ],
 )
 def test_a_scaling_is_read_from_text_and_written_back(text):

@@ -123,14 +123,14 @@ class Run:
 
     def why(self, end: int) -> str:
         """Why the run ended before its last step."""
+        if end == FINISHED:
+            return ""
         last = self.lines[-1]
         if end > SIGNALLED:
             return f"Interrupted: ended after step {last['step']}, as asked."
-        if end == DIVERGED:
-            return (
-                "Stopped: the loss and the gradient norm must stay finite; at step "
-                f"{last['step']} they are {last['loss']} and {last['gradient_norm']}. Use a "
-                "smaller --lr, a longer --warmup, or --clip 1. Nothing was updated in it. "
-                f"({self.blame})"
-            )
-        return ""
+        return (
+            "Stopped: the loss and the gradient norm must stay finite; at step "
+            f"{last['step']} they are {last['loss']} and {last['gradient_norm']}. Use a "
+            "smaller --lr, a longer --warmup, or --clip 1. Nothing was updated in it. "
+            f"({self.blame})"
+        )

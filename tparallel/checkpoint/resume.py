@@ -63,10 +63,12 @@ def settings(
     layout = _known(Layout, checkpoint, "layout")
     said = [f"resume  {checkpoint.path}: {checkpoint.step} steps done, saved by {layout.name}"]
     said += [f"changed {name}: {old} -> {new}" for name, (old, new) in changes[1].items()]
-    if checkpoint.step >= wanted[1].steps:
+    if checkpoint.step == wanted[1].steps:
+        said += ["done    no step is left: --steps with more trains on"]
+    if checkpoint.step > wanted[1].steps:
         raise CheckpointError(
-            f"a run that goes on must have steps left: {checkpoint.step} are done in "
-            f"{checkpoint.path}, steps = {wanted[1].steps}. Use --steps with more."
+            f"a run that goes on must not have had more steps already: {checkpoint.step} are done "
+            f"in {checkpoint.path}, steps = {wanted[1].steps}. Use --steps with more."
         )
     return *wanted, said
 

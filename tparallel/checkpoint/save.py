@@ -123,7 +123,10 @@ class Saver:
         """This rank's file, on the disk; what goes wrong is said in :meth:`_complete`."""
         path = self.temporary / self.file
         try:
+            path.touch()
+            mode = path.stat().st_mode  # safetensors makes files that only their owner may read
             save_file(arrays, path)
+            path.chmod(mode)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             self.entry = {"bytes": path.stat().st_size, "sha256": manifest.checksum(path)}

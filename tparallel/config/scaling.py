@@ -43,7 +43,7 @@ class RopeScaling(NamedTuple):
 
     def __str__(self) -> str:
         given = [name for name in NUMBERS[self.kind] if getattr(self, name)]
-        numbers = [f"{name}={getattr(self, name):g}" for name in given]
+        numbers = [f"{name}={getattr(self, name):.15g}" for name in given]
         return ":".join([self.kind, ",".join(numbers)] if numbers else [self.kind])
 
     @staticmethod

@@ -97,6 +97,8 @@ class Screen:
         self, lines: list[dict], log: str | None, why: str = "", saved: Path | None = None
     ) -> None:
         """What came of it, in plain sentences; ``why`` it ended before its time."""
+        if not lines:  # it goes on from its end
+            return
         first, last = lines[0], lines[-1]
         speed = median(line["tokens_per_second"] for line in lines)
         self.say(
