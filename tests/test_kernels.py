@@ -12,7 +12,7 @@ from mpitest import mpirun
 pytest.importorskip("numba")
 
 from tparallel.config import ModelConfig, TrainConfig
-from tparallel.kernels import fast, plain
+from tparallel.kernels import attention, fast, plain
 from tparallel.serial.context import context
 from tparallel.serial.dropout import NONE, Dropout
 
@@ -112,7 +112,7 @@ def test_a_row_that_is_named_twice_is_added_twice():
 )
 def test_attention_in_blocks(B, T, H, Hkv, K, scale, keep, dtype, monkeypatch):
     """T below, at, above and not a multiple of the block; grouped heads; scores beyond ±80."""
-    monkeypatch.setattr(fast, "KEEP", T if keep else 0)
+    monkeypatch.setattr(attention, "KEEP", T if keep else 0)
     q, dz = draw((B, T, H, K), dtype, scale), draw((B, T, H, K), dtype, seed=1)
     kv = draw((B, T, 2, Hkv, K), dtype, scale, seed=2)
     z, cache = fast.heads_forward(q, kv)

@@ -1,6 +1,6 @@
 """Loops over memory, compiled with numba: each is one pass where NumPy needs several.
 
-These are the inner loops of ``fast.py``; nothing else calls them.  They do not call each other:
+These are the inner loops of ``fast.py``, and those of its attention.  They do not call each other:
 a function that is whole gives the same bits whether it was compiled now or loaded from the disk.
 float32 has its own exponential, a polynomial that becomes vector instructions; float64 uses the
 library's.
