@@ -1,4 +1,4 @@
-"""Small jobs that end in different ways: ``jobs.py NAME``, run by ``tests/test_launch.py``."""
+"""Small jobs that end in different ways: ``jobs.py NAME``, run by ``tests/test_launch*.py``."""
 
 import os
 import signal

@@ -52,3 +52,11 @@ def assert_turns_red(project: Path, defect: Defect) -> None:
     assert f"FAILED tests/{defect.red}" in ended.stdout
     said = r"^(E|   ) +(assert|AssertionError)"  # by pytest, or by a rank
     assert re.search(said, ended.stdout, re.MULTILINE), ended.stdout
+
+
+def assert_places(defects: list[Defect]) -> None:
+    """Every line that is replaced is there once, and so is every test that must notice."""
+    for defect in defects:
+        file, name = defect.red.split("::")
+        assert (ROOT / "tparallel" / defect.file).read_text().count(defect.old) == 1, defect.what
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), defect.what

@@ -1,7 +1,7 @@
 """The proofs of other architectures can fail: each defect turns a named test red."""
 
 import pytest
-from mutate import ROOT, Defect, assert_turns_red, copy_of_project
+from mutate import Defect, assert_places, assert_turns_red, copy_of_project
 
 GRADS = "test_serial_golden.py::test_one_batch_gives_what_pytorch_gives"
 EQUAL = "test_architectures.py::test_every_method_and_product_equals_serial"
@@ -123,7 +123,4 @@ def test_a_defect_turns_the_named_test_red(tmp_path, defect):
 
 def test_every_defect_has_its_line_and_its_test():
     """Code that moves away under a defect is noticed at once, also for those that run seldom."""
-    for defect in DEFECTS + SLOW:
-        file, name = defect.red.split("::")
-        assert (ROOT / "tparallel" / defect.file).read_text().count(defect.old) == 1, defect.what
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), defect.what
+    assert_places(DEFECTS + SLOW)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mpitest import mpirun
 from published_folders import write_folder
-from test_train_command import start, wait_for_lines
+from train_jobs import start, wait_for_lines
 
 from tparallel import launch
 from tparallel.checkpoint.folder import examine, is_whole, path_of, step_of, steps

@@ -4,6 +4,8 @@ import argparse
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,62 +62,59 @@ def flip_a_bit(file: Path, at: float = 0.9) -> None:
     file.write_bytes(content)
 
 
-def change(path: Path, **fields) -> None:
+def writing(content: bytes) -> Callable:
+    return lambda file: file.write_bytes(content)
+
+
+def change(file: Path, **fields) -> None:
     """Other fields in the manifest, its checksum made to fit."""
-    file = path / manifest.NAME
     content = {**json.loads(file.read_text()), **fields}
     inner = {k: v for k, v in content.items() if k not in ("format", "version", "sha256")}
     file.write_text(json.dumps({**content, "sha256": manifest.digest(inner)}))
 
 
-DAMAGE = {
-    "a cut file": (
-        lambda path: cut_off(path / "rank-0001.safetensors"),
-        "rank-0001.safetensors has",
-    ),
-    "an empty file": (
-        lambda path: cut_off(path / "rank-0000.safetensors", 0),
-        "rank-0000.safetensors has 0 bytes",
-    ),
+RANK_0, RANK_1 = "rank-0000.safetensors", "rank-0001.safetensors"
+DAMAGE = {  # the file, what is done to it, what is said about it
+    "a cut file": (RANK_1, cut_off, f"{RANK_1} has"),
+    "an empty file": (RANK_0, partial(cut_off, left=0), f"{RANK_0} has 0 bytes"),
     "a flipped bit": (
-        lambda path: flip_a_bit(path / "rank-0001.safetensors"),
-        "rank-0001.safetensors is not what was written: its checksum differs",
+        RANK_1,
+        flip_a_bit,
+        f"{RANK_1} is not what was written: its checksum differs",
     ),
     "a flipped bit in a header": (
-        lambda path: flip_a_bit(path / "rank-0000.safetensors", 0.001),
-        "rank-0000.safetensors is not what was written",
+        RANK_0,
+        partial(flip_a_bit, at=0.001),
+        f"{RANK_0} is not what was written",
     ),
-    "a missing file": (
-        lambda path: (path / "rank-0001.safetensors").unlink(),
-        "rank-0001.safetensors: no such file",
-    ),
+    "a missing file": (RANK_1, Path.unlink, f"{RANK_1}: no such file"),
     "files of another checkpoint": (
-        lambda path: shutil.copy(path.parent / "step-000001" / "rank-0000.safetensors", path),
-        "rank-0000.safetensors is not what was written",
+        RANK_0,
+        lambda file: shutil.copy(file.parent.with_name("step-000001") / RANK_0, file),
+        f"{RANK_0} is not what was written",
     ),
-    "no manifest": (lambda path: (path / manifest.NAME).unlink(), "it has no manifest.json"),
-    "a cut manifest": (lambda path: cut_off(path / manifest.NAME), "is no JSON"),
-    "a binary manifest": (
-        lambda path: (path / manifest.NAME).write_bytes(b"\x80\x04\x95"),
-        "is no JSON",
-    ),
+    "no manifest": (manifest.NAME, Path.unlink, "it has no manifest.json"),
+    "a cut manifest": (manifest.NAME, cut_off, "is no JSON"),
+    "a binary manifest": (manifest.NAME, writing(b"\x80\x04\x95"), "is no JSON"),
     "a changed number": (
-        lambda path: (path / manifest.NAME).write_text(
-            (path / manifest.NAME).read_text().replace('"step": 3', '"step": 8')
-        ),
+        manifest.NAME,
+        lambda file: file.write_text(file.read_text().replace('"step": 3', '"step": 8')),
         "manifest.json is not what was written: its checksum differs",
     ),
     "a foreign manifest": (
-        lambda path: (path / manifest.NAME).write_text('{"weight_map": {}}'),
+        manifest.NAME,
+        writing(b'{"weight_map": {}}'),
         "manifest.json is not that of a tparallel checkpoint",
     ),
-    "a list": (lambda path: (path / manifest.NAME).write_text("[]"), "is not that of a tparallel"),
+    "a list": (manifest.NAME, writing(b"[]"), "is not that of a tparallel"),
     "a future version": (
-        lambda path: change(path, version=2),
+        manifest.NAME,
+        partial(change, version=2),
         "its format is version 2, this program knows version 1: a newer tparallel reads it",
     ),
     "a folder elsewhere": (
-        lambda path: change(path, files={"../step-000001/rank-0000.safetensors": {}}),
+        manifest.NAME,
+        partial(change, files={f"../step-000001/{RANK_0}": {}}),
         "names a file outside of its folder",
     ),
 }
@@ -124,10 +123,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_before_it_is_found(run, damage):
     """Every kind of damage to the newest of three: why, and the second newest."""
-    do, why = DAMAGE[damage]
+    file, do, why = DAMAGE[damage]
     last, before = path_of(run, 3), path_of(run, 2)
     assert newest(run, Alone())[0].path == last
-    do(last)
+    do(last / file)
     with pytest.raises(Damaged, match=why.replace("(", "\\(")):
         examine(last)
     found, refused = newest(run, Alone())

@@ -1,8 +1,8 @@
 """The checks of checkpoints can fail: each defect that is put in is noticed."""
 
-from layout_cases import MODEL, TRAIN
+from checkpoint_cases import TEXT, train, whole
+from layout_cases import MODEL, TRAIN, same_bits
 from mpitest import mpi
-from test_checkpoint import TEXT, same_bits, train, whole
 
 from tparallel.checkpoint import Saver, load, opened
 from tparallel.checkpoint.folder import path_of

@@ -1,6 +1,5 @@
 """``tparallel generate``: text in, text out, for a person and for another program."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpitest import mpi, mpirun
-from mutate import Defect, assert_turns_red, copy_of_project
 from published_folders import stored, write_folder
+from refusals import assert_refused
 
 from tparallel import cli
 from tparallel.commands import generate as command
 from tparallel.data import END
-from tparallel.errors import TParallelError
 from tparallel.weights import Folder
 
 GENERATE = ["-m", "tparallel", "generate"]
@@ -131,14 +129,7 @@ def test_a_wrong_request_is_refused_alike_on_every_rank(comm, tmp_path):
         for name, text in texts.items():
             names[name].write_text(text)
     comm.Barrier()
-    for line, said in REFUSED:
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        with pytest.raises(TParallelError) as e:
-            command.main(parser.parse_args(line.format(**names).split()))
-        text = f"{type(e.value).__name__}: {e.value}"
-        assert said in text, (line, text)
-        assert any(way in text for way in ("Use ", "Leave ", "Give ")), text
+    assert_refused(command, REFUSED, **names)
 
 
 @pytest.mark.oracle
@@ -201,65 +192,3 @@ def transformers_greedy(model, ids, new: int) -> list[int]:
         pad_token_id=0,
     )
     return out[0, ids.shape[1] :].tolist()
-
-
-TOKENS = "test_generate.py::test_every_layout_finds_the_greedy_tokens_and_keeps_to_the_closed_forms"
-SAMPLES = "test_generate.py::test_a_sample_depends_on_seed_and_place_and_on_no_layout"
-DEFECTS = [
-    Defect(
-        "a new token takes the position after its own",
-        "generate/generator.py",
-        "at._replace(start=past.start, past=past)",
-        "at._replace(start=past.start + 1, past=past)",
-        TOKENS,
-    ),
-    Defect(
-        "every row sees as many keys as the longest",
-        "serial/heads.py",
-        "(S - T if start is None else start) + xp.arange(T)",
-        "S - T + xp.arange(T)",
-        TOKENS,
-    ),
-    Defect(
-        "keys go into the cache of the first row",
-        "generate/cache.py",
-        "xp.arange(len(kv))[:, None]",
-        "0 * xp.arange(len(kv))[:, None]",
-        TOKENS,
-    ),
-    Defect(
-        "the padding's logits are taken for a short row's",
-        "generate/generator.py",
-        "x = x[xp.arange(len(x)), last][:, None]",
-        "x = x[:, -1:]",
-        TOKENS,
-    ),
-    Defect(
-        "a rank's candidates are numbered from zero",
-        "generate/sample.py",
-        "first = part(V, tp.rank, tp.size).start",
-        "first = 0",
-        TOKENS,
-    ),
-    Defect(
-        "noise is drawn by the place in this rank's part of the vocabulary",
-        "generate/sample.py",
-        "score += gumbel(keys, ids)",
-        "score += gumbel(keys, ids - first)",
-        SAMPLES,
-    ),
-    Defect(
-        "noise is numbered by the row of the micro-batch",
-        "generate/generator.py",
-        "for n, at in zip(rows.numbers, rows.lengths)",
-        "for n, at in enumerate(rows.lengths)",
-        SAMPLES,
-    ),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: d.what)
-def test_a_defect_turns_the_named_test_red(defect, tmp_path):
-    """The proof that the proof can fail."""
-    assert_turns_red(copy_of_project(tmp_path), defect)

@@ -35,6 +35,19 @@ def part_of(comm, layout):
     return comm.Split(0 if comm.rank < layout.ranks else MPI.UNDEFINED, comm.rank)
 
 
+def assert_closed_forms(comm, model, train, layout):
+    """What two steps on the first ranks hold and send, of every rank, is what is predicted."""
+    part = part_of(comm, layout)
+    if part == MPI.COMM_NULL:
+        return
+    ranks = measure(model, train, layout, part, batch(model))
+    part.Free()
+    if ranks:
+        held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
+        assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name
+        assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
+
+
 @mpi(2, 4, timeout=60)
 @pytest.mark.parametrize(
     "tied, dtype, optimizer",
@@ -56,15 +69,7 @@ def test_every_rank_holds_and_sends_what_the_closed_forms_say(comm, tied, dtype,
     more += [Layout(pp=2, schedule="interleaved", chunks=2, cut="cost", microbatches=2)]
     more += [Layout(tp=2, pp=2, schedule="zb-v", microbatches=4)] * (comm.size == 4)
     for layout in for_ranks(comm.size, model, train) + more:
-        part = part_of(comm, layout)
-        if part == MPI.COMM_NULL:
-            continue
-        ranks = measure(model, train, layout, part, batch(model))
-        part.Free()
-        if ranks:
-            held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
-            assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name
-            assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
+        assert_closed_forms(comm, model, train, layout)
 
 
 SEQUENCES = {**ODD, "T": 8}  # sequence parallelism cuts T
@@ -86,15 +91,7 @@ def test_sequence_parallelism_and_recomputation_keep_and_send_their_closed_forms
         Layout(tp=2, pp=2, sp="keep", recompute="full", microbatches=4),
         Layout(tp=2, dp=2, zero=3, sp="keep", recompute="selective", microbatches=2),
     ):
-        part = part_of(comm, layout)
-        if part == MPI.COMM_NULL:
-            continue
-        ranks = measure(model, train, layout, part, batch(model))
-        part.Free()
-        if ranks:
-            held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
-            assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name
-            assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
+        assert_closed_forms(comm, model, train, layout)
 
 
 @pytest.mark.matrix
@@ -104,15 +101,7 @@ def test_the_closed_forms_hold_on_more_ranks_too(comm, tied):
     """The whole list for 6 and for 8 ranks, with as little divisible as before."""
     model, train = ModelConfig(**ODD, tied=tied), TrainConfig(steps=2)
     for layout in for_ranks(comm.size, model, train):
-        part = part_of(comm, layout)
-        if part == MPI.COMM_NULL:
-            continue
-        ranks = measure(model, train, layout, part, batch(model))
-        part.Free()
-        if ranks:
-            held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
-            assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name
-            assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
+        assert_closed_forms(comm, model, train, layout)
 
 
 class Counting:

@@ -2,7 +2,7 @@
 copy of the code, and turns a named test red."""
 
 import pytest
-from mutate import ROOT, Defect, assert_turns_red, copy_of_project
+from mutate import Defect, assert_places, assert_turns_red, copy_of_project
 
 LAYERS = "test_tensor_parallel.py::test_each_cut_layer_equals_its_serial_twin"
 BITS = "test_pipeline_parallel.py::test_a_pipeline_has_serials_loss_and_gradients_to_the_last_bit"
@@ -141,7 +141,4 @@ def test_a_defect_turns_the_named_test_red(tmp_path, defect):
 
 def test_every_defect_has_its_line_and_its_test():
     """Code that moves away under a defect is noticed at once, also for those that run seldom."""
-    for defect in DEFECTS + MORE:
-        file, name = defect.red.split("::")
-        assert (ROOT / "tparallel" / defect.file).read_text().count(defect.old) == 1, defect.what
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), defect.what
+    assert_places(DEFECTS + MORE)
