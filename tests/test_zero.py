@@ -69,7 +69,8 @@ def test_decay_falls_on_matrices_alone_wherever_the_shards_are_cut(n):
 @mpi(3)
 def test_each_rank_keeps_the_tables_bytes_and_no_more(comm):
     """Parameters, gradients and moments per stage, padding included, in arrays of their own: a
-    shard that is a view would keep the whole vector alive."""
+    shard that is a view would keep the whole vector alive.  Padding stays zero: what is there
+    might be no number, and is summed, updated and hashed with the rest."""
     for group in groups(comm, 2, 3):
         n = group.size
         for zero in STAGES:
@@ -86,6 +87,9 @@ def test_each_rank_keeps_the_tables_bytes_and_no_more(comm):
                 got = {u: a.nbytes for u, a in vectors.items()}
                 assert got == {u: s * shards * F8 for u, s in shard.items()}, (kind, zero, n)
                 assert all(a.base is None for a in vectors.values()), (kind, zero)
+                for unit, part in store.partitions.items():
+                    start = 0 if len(vectors[unit]) == part.padded else group.rank * part.shard
+                    assert not vectors[unit][max(part.size - start, 0) :].any(), (kind, zero)
             trainer.close()
 
 
