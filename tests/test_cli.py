@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from mpitest import mpirun
 
-from tparallel import launch
+from tparallel import cli, launch
 
 
 def tparallel(*argv: str) -> subprocess.CompletedProcess:
@@ -27,6 +28,27 @@ def test_help_names_every_command_and_imports_neither_numpy_nor_mpi():
     assert "exit 0\nheavy set()\n" in out.stdout
     for word in ("compare", "train", "where", "info", "examples:", "mpirun -n 8"):
         assert word in out.stdout
+
+
+HEAVY = {"numba", "matplotlib", "torch", "transformers", "cupy"}
+
+
+def test_what_computes_nothing_imports_nothing_that_takes_long():
+    """The help of every command, what a run would use, a question, two mistakes: without numba,
+    whose import alone takes longer than the answer, also where the fast kernels are chosen."""
+    code = (
+        "import sys, contextlib, tparallel.cli as cli\n"
+        "lines = [['info'], ['where', 'block.0.mlp.w_in', '--tp', '2'], ['train', '--x'], ['x']]\n"
+        "for line in lines + [[name, '--help'] for name in cli.COMMANDS]:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):\n"
+        "        cli.main(line)\n"
+        f"print({HEAVY} & set(sys.modules), 'tparallel.kernels.fast' in sys.modules)"
+    )
+    env = {**os.environ, "TPARALLEL_KERNELS": "fast" if find_spec("numba") else "plain"}
+    line = [sys.executable, "-c", code]
+    out = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert out.stdout == f"set() {bool(find_spec('numba'))}\n", out.stderr
+    assert out.stderr.count("usage: tparallel") >= len(cli.COMMANDS) and "kernels" in out.stderr
 
 
 @pytest.mark.parametrize("argv", [("no-such-command",), ("info", "--no-such-option"), ()])

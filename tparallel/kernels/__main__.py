@@ -1,6 +1,6 @@
 """``python -m tparallel.kernels``: compile the fast kernels now, so that no run waits for it.
 
-They are kept on disk, beside the package or, if that cannot be written, in the user's cache.
+Where they are kept, ``cache.py`` says.
 """
 
 import numpy as np

@@ -10,15 +10,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, njit, types
+from numba import float32, int32, types
 from numba.extending import intrinsic, overload
 
 from ..serial.activation import A, C
+from .cache import kernel
 
-# Sums may be reordered into vectors, but NaN and infinity keep their meaning: a kernel that lost
-# them would hide a training that has broken down.
-REORDER = {"reassoc", "contract", "arcp", "nsz", "afn"}
-OPTIONS: Any = {"cache": True, "fastmath": REORDER, "error_model": "numpy", "nogil": True}
 LOWEST = -80.0  # e^-80 is a normal float32; below 1e-38 every product that meets it crawls
 
 
@@ -63,7 +60,7 @@ def _exp(x):
     return exp32
 
 
-@njit(**OPTIONS)
+@kernel
 def norm_forward(x, g, b, y, xhat, rstd, eps):
     """Without b (None: numba then leaves its lines out) it is RMS norm."""
     rows, D = x.shape
@@ -90,7 +87,7 @@ def norm_forward(x, g, b, y, xhat, rstd, eps):
             out[j] = o
 
 
-@njit(**OPTIONS)
+@kernel
 def norm_backward_input(dy, xhat, rstd, g, dx, centred):
     rows, D = dy.shape
     T = dy.dtype.type
@@ -106,7 +103,7 @@ def norm_backward_input(dy, xhat, rstd, g, dx, centred):
             out[j] = (d[j] * g[j] - mean - hat[j] * along) * rstd[i]
 
 
-@njit(**OPTIONS)
+@kernel
 def norm_backward_weight(dy, xhat, dg, db):
     rows, D = dy.shape
     for i in range(rows):
@@ -117,7 +114,7 @@ def norm_backward_weight(dy, xhat, dg, db):
                 db[j] += d[j]
 
 
-@njit(**OPTIONS)
+@kernel
 def gelu_forward(x, b, y, slope):
     rows, F = x.shape
     T = x.dtype.type
@@ -135,7 +132,7 @@ def gelu_forward(x, b, y, slope):
             steep[j] = s + o * (one - s) * (k0 + k3 * q)
 
 
-@njit(**OPTIONS)
+@kernel
 def swiglu_forward(h, b, y, slope):
     rows, F = y.shape
     T = y.dtype.type
@@ -154,7 +151,7 @@ def swiglu_forward(h, b, y, slope):
             dup[j] = silu
 
 
-@njit(**OPTIONS)
+@kernel
 def turn(x, heads, cos, sin, where, sign):
     """The first ``heads`` of each row of x (rows, any, K), by the angles of its position."""
     rows, _, K = x.shape
@@ -169,7 +166,7 @@ def turn(x, heads, cos, sin, where, sign):
                 b[j] = v * c[j] + sign * s[j] * u
 
 
-@njit(**OPTIONS)
+@kernel
 def add_rows(table, numbers, x):
     rows, D = x.shape
     for i in range(rows):
@@ -178,7 +175,7 @@ def add_rows(table, numbers, x):
             row[j] += new[j]
 
 
-@njit(**OPTIONS)
+@kernel
 def row_maxima(s, top, first):
     """``top`` (H, T) ← the maximum of each row of causal scores s (H, rows, columns), which are the
     rows first, first+1, ...  Apart from the exponentials, beside which it is not vectorised."""
@@ -192,7 +189,7 @@ def row_maxima(s, top, first):
             top[h, first + i] = m
 
 
-@njit(**OPTIONS)
+@kernel
 def exponentials(s, top, inverse, first, scale):
     """s ← e^(scale (s − top)), zero right of the diagonal; ``inverse`` (H, T) ← 1 / row sum."""
     heads, rows, _ = s.shape
@@ -211,7 +208,7 @@ def exponentials(s, top, inverse, first, scale):
             s[h, i, seen:] = 0
 
 
-@njit(**OPTIONS)
+@kernel
 def softmax_block_backward(ds, e, inverse, first, scale):
     """ds ← scale e (ds − inverse Σ_j e ds), row by row, in place."""
     heads, rows, columns = ds.shape
@@ -227,7 +224,7 @@ def softmax_block_backward(ds, e, inverse, first, scale):
                 row[j] = (row[j] - along) * (p[j] * scale)
 
 
-@njit(**OPTIONS)
+@kernel
 def cross_entropy(logits, top, e, total):
     """e ← e^(logit − top), and its row sums into ``total``."""
     rows, V = e.shape
@@ -243,7 +240,7 @@ def cross_entropy(logits, top, e, total):
         total[i] = s
 
 
-@njit(**OPTIONS)
+@kernel
 def adamw(w, g, m, v, scale, beta1, beta2, rate, eps, keep):
     T = w.dtype.type
     one = T(1)

@@ -8,9 +8,11 @@ from math import sqrt
 
 import numpy as np
 
+from ..lazy import on_first_use
 from ..serial.loss import every_row
-from . import attention, compiled
+from . import attention
 
+compiled = on_first_use(f"{__package__}.compiled")  # numba alone takes 0.2 s
 _heads = attention.BlockAttention(compiled)
 heads_forward, heads_backward, scores_again = _heads.forward, _heads.backward, _heads.again
 kept_scores = attention.kept_scores
