@@ -94,6 +94,16 @@ def test_sequence_parallelism_and_recomputation_keep_and_send_their_closed_forms
         assert_closed_forms(comm, model, train, layout)
 
 
+@mpi(6, timeout=60)
+@pytest.mark.parametrize("schedule", ["zb-v", "dualpipe-v"])
+def test_a_table_at_both_ends_of_a_v_is_summed_once_for_each_micro_batch(comm, schedule):
+    """Its first and its last use are on one stage, which is micro-batches ahead in one of them."""
+    model, train = ModelConfig(**{**ODD, "L": 6}, tied=True), TrainConfig(steps=2)
+    for zero in (2, 3):
+        layout = Layout(pp=3, dp=2, microbatches=4, schedule=schedule, zero=zero)
+        assert_closed_forms(comm, model, train, layout)
+
+
 @pytest.mark.matrix
 @mpi(6, 8, timeout=300)
 @pytest.mark.parametrize("tied", [False, True])

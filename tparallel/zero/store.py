@@ -172,8 +172,8 @@ class Store:
     def _start_sum(self, bucket: str) -> None:
         """Sum over dp what was added since the last sum."""
         local, what = self.local.pop(bucket), f"{bucket} grads"
-        for user in self.users[bucket]:
-            self.added[bucket, user] = 0
+        for user in self.users[bucket]:  # one may be ahead of another: both ends of a V schedule
+            self.added[bucket, user] -= self.wait_for
         if self.sharded("optimizer"):
             pending = self.moves.start_reduce_scatter(local, what=what)
             self.in_flight.add(pending, lambda mine: self._take(bucket, mine))
@@ -196,6 +196,7 @@ class Store:
             self._start_sum(bucket)
         self.in_flight.land()
         self.summed.clear()
+        self.added.clear()
         for b, g in self.grads.items():
             shared = self.mesh.ends if b == "vocab" and self.mesh.ends.size > 1 else None
             for axis in filter(None, (self.replicas, shared)):
