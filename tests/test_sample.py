@@ -9,7 +9,7 @@ from tparallel.config import ModelConfig
 from tparallel.errors import ConfigError, DataError, TParallelError
 from tparallel.generate import Rule
 from tparallel.generate.rows import check
-from tparallel.generate.sample import choose, gumbel
+from tparallel.generate.sample import choose, gumbel, ordered
 from tparallel.generate.text import Stream, Words
 
 MODEL = ModelConfig(L=4, D=12, H=4, T=20, V=23, F=20)
@@ -73,6 +73,18 @@ def test_of_equal_logits_the_lower_id_is_chosen_and_top_k_keeps_k():
     """Greedy and top-k are functions, whatever the ties."""
     assert draws([1.0, 2.0, 2.0, 0.0], Rule(), 3).tolist() == [0, 3, 0, 0]
     assert draws([0.0, 0.0, 0.0], Rule(1.0, top_k=2), 1000)[2] == 0
+
+
+def test_the_k_first_are_those_of_a_whole_sort():
+    """Not all of a vocabulary is sorted for them; many scores are equal."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        B, V, k = rng.integers(1, 5), rng.integers(1, 40), int(rng.integers(0, 45))
+        score = rng.integers(0, 9, (B, V)).astype(float)
+        order = np.argsort(-score, axis=-1, kind="stable")[:, : k or None]
+        found = ordered(score, np.broadcast_to(np.arange(V), score.shape), k)
+        assert np.array_equal(found[1], order)
+        assert np.array_equal(found[0], np.take_along_axis(score, order, -1))
 
 
 REFUSED = (

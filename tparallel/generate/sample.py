@@ -110,6 +110,11 @@ def best(score, ids, k: int, tp: Axis, V: int):
 
 def ordered(score, ids, k: int = 0):
     """The k first (0: all) in falling order; of equals the one that comes first here."""
+    if 1 < k < score.shape[1]:  # sort those columns only in which a row has one of its k
+        at = score.shape[1] - k
+        least = xp.partition(score, at, axis=-1)[:, at, None]
+        some = ~(score < least).all(0)
+        score, ids = score[:, some], ids[:, some]
     if k == 1:
         order = score.argmax(-1)[:, None]
     else:
