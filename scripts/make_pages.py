@@ -5,8 +5,9 @@
 
 A tutorial is a script of cells (``# %% Heading``, comment lines as prose, code).  It is run under
 the launcher with the number of ranks that its docstring's command names; each cell's output
-becomes a block below the cell.  ``tests/test_tutorials.py`` fails when a page no longer shows the
-script's text.
+becomes a block below the cell.  A picture that a cell names (``![words](1f1b.svg)``) is the
+schedule of that name, drawn for four stages and eight micro-batches.  ``tests/test_tutorials.py``
+fails when a page no longer shows the script's text, or a picture the schedule.
 """
 
 import ast
@@ -104,6 +105,20 @@ def make(script: Path) -> Path:
     return page
 
 
+def drawn(schedule: str, stages: int = 4, microbatches: int = 8) -> str:
+    """A schedule as it is planned, as SVG."""
+    from tparallel.pipeline_parallel.schedules import make
+    from tparallel.pipeline_parallel.simulate import simulate
+    from tparallel.pipeline_parallel.svg import svg
+
+    return svg({"planned": simulate(make(schedule, stages, microbatches))})
+
+
+def pictures(text: str) -> list[str]:
+    """The schedules whose pictures a page or a script shows."""
+    return re.findall(r"!\[[^]]*\]\((?:tutorials/pages/)?([\w-]+)\.svg\)", text)
+
+
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--cells"]:
         run_cells(Path(arguments[1]), Path(arguments[2]))
@@ -111,6 +126,8 @@ def main(arguments: list[str]) -> None:
     for script in sorted(TUTORIALS.glob("[0-9]*.py")):
         if not arguments or any(script.name.startswith(a) for a in arguments):
             print(make(script).relative_to(ROOT), flush=True)
+            for name in pictures(script.read_text()):
+                (PAGES / f"{name}.svg").write_text(drawn(name))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,16 @@ def test_the_page_shows_what_was_printed(script):
     assert page.count("```text\n") >= 2
 
 
+def test_pictures_show_the_schedules_as_they_are_planned_now():
+    """Each that is named is there, and is what the program draws; each that is there is named."""
+    pages = ROOT / "tutorials" / "pages"
+    texts = [page.read_text() for page in (*pages.glob("*.md"), ROOT / "README.md")]
+    named = {name for text in texts for name in make_pages.pictures(text)}
+    assert named == {path.stem for path in pages.glob("*.svg")} and len(named) >= 5
+    for name in named:
+        assert (pages / f"{name}.svg").read_text() == make_pages.drawn(name)
+
+
 @pytest.mark.mpi
 def test_the_tensor_parallel_tutorial_runs_on_two_ranks_too():
     """Its docstring says so: four heads are cut over two ranks as well as over four."""

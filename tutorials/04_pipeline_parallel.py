@@ -60,7 +60,12 @@ once(comm, "\nstage 1 of 1F1B begins:", "  ".join(map(str, program(schedule, 1)[
 
 # %% What it costs: bubble and memory
 # GPipe and 1F1B idle alike, (S−1)/(M+S−1) of the time: more micro-batches, less bubble.  But GPipe
-# holds all M of them on every stage, 1F1B at most S − s on stage s.
+# holds all M of them on every stage, 1F1B at most S − s on stage s.  Interleaved gives each stage
+# two chunks of half the layers: half the bubble, for twice the messages.
+#
+# ![GPipe: all forwards, then all backwards](gpipe.svg)
+# ![1F1B: one forward, one backward](1f1b.svg)
+# ![interleaved 1F1B: two chunks on each stage](interleaved.svg)
 
 once(comm, f"\n{S} stages       bubble at M = 4, 8, 32        activations held at M = 8, by stage")
 for name in ("naive", "gpipe", "1f1b", "interleaved"):

@@ -38,6 +38,8 @@ if comm.size != 2:
 # %% 1F1B, and what fills its gaps
 # In 1F1B stage 3 hands its gradient on only after both halves.  ZB-H1 sends after B, and does W
 # where it would otherwise wait: the bubble is (S−1)(F+B−W), a third, for the same memory.
+#
+# ![ZB-H1: weight gradients where 1F1B waits](zb-h1.svg)
 
 for name in ("1f1b", "zb-h1"):
     timeline = simulate(make(name, 4, 6))
@@ -48,6 +50,9 @@ for name in ("1f1b", "zb-h1"):
 # gap, and the slant at the start returns at the end: the next step fits into it.  The price is
 # 2 S − 1 activations on every stage.  ZB-V folds the model, two chunks to a stage, and needs only
 # 1F1B's memory; DualPipeV is its relative that pairs forwards with backwards.
+#
+# ![ZB-H2: no stage waits once it has begun](zb-h2.svg)
+# ![ZB-V: the same with 1F1B's memory](zb-v.svg)
 
 for name in ("zb-h2", "zb-v", "dualpipe-v"):
     timeline = simulate(make(name, 4, 8))
