@@ -8,7 +8,7 @@ import pytest
 from mpitest import mpirun
 
 BENCH = str(Path(__file__).resolve().parent.parent / "scripts" / "bench_lib")
-KEYS = {"bench", "size", "peer", "ours", "theirs", "unit", "ratio"}
+KEYS = {"bench", "size", "peer", "ours", "theirs", "unit", "ratio", "kernels", "products", "mpi"}
 
 
 def rows(path, *argv, timeout=120):
@@ -19,8 +19,8 @@ def rows(path, *argv, timeout=120):
 
 def test_the_bubble_bench_writes_a_row_for_every_schedule_and_size(tmp_path):
     """A tiny run: nothing is claimed of its figures, but each is the bubble of a real run."""
-    options = ["--size", "tiny", "--steps", "2", "--microbatches", "2", "--schedules", "1f1b,zb-h1"]
-    found = rows(tmp_path / "b.json", "bubble", *options)
+    options = ["--microbatches", "2", "--schedules", "1f1b,zb-h1"]
+    found = rows(tmp_path / "b.json", "bubble", "--sizes", "tiny", "--rounds", "2", *options)
     assert [row["bench"] for row in found] == ["bubble 1f1b M=2", "bubble zb-h1 M=2"]
     assert all(
         row.keys() == KEYS and 0 < row["ours"] < 1 and 0 < row["theirs"] < 1 for row in found

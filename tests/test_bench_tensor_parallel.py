@@ -34,12 +34,10 @@ from mpi4py import MPI
 import torch
 from torch import distributed, nn
 comm = MPI.COMM_WORLD
-from bench_lib.tensor_parallel import _free_port
+from bench_lib import gloo
 from bench_lib import torch_gpt, torch_tensor_parallel
 from tparallel.config import ModelConfig
-os.environ["MASTER_ADDR"] = "127.0.0.1"
-os.environ["MASTER_PORT"] = str(comm.bcast(_free_port() if comm.rank == 0 else None))
-distributed.init_process_group("gloo", rank=comm.rank, world_size=2)
+gloo.join(comm)
 c = ModelConfig(L=2, D=16, H=4, T=6, V=11)
 torch.manual_seed(0)
 whole = nn.Sequential(*torch_gpt.layers(c)).double()

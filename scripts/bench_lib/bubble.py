@@ -4,6 +4,7 @@ differ by less than 15 % or 0.02, whichever is larger.
 """
 
 import argparse
+from itertools import product
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tparallel.pipeline_parallel import measured
 from tparallel.pipeline_parallel.simulate import simulate
 from tparallel.train import Trainer
 
+from . import alternate
 from .sizes import SIZES
 
 RANKS = 2
@@ -19,23 +21,24 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", default="S", choices=SIZES, help="(default: S)")
+    alternate.add_arguments(parser, "S", 20)
     parser.add_argument("--microbatches", default="2,4,8,16", help="(default: 2,4,8,16)")
-    parser.add_argument("--steps", type=int, default=20, help="measured (default: 20)")
     parser.add_argument("--schedules", default=",".join(SCHEDULES), help="(default: %(default)s)")
 
 
 def run(args: argparse.Namespace, comm) -> list[dict]:
-    model, sequences = SIZES[args.size]
+    cases = product(
+        args.sizes.split(","), map(int, args.microbatches.split(",")), args.schedules.split(",")
+    )
     rows = []
-    for M in map(int, args.microbatches.split(",")):
-        for name in args.schedules.split(","):
-            layout = Layout(pp=RANKS, schedule=name, microbatches=M)
-            trainer = Trainer(model, TrainConfig(global_batch=sequences * M), layout, comm)
-            steps = measured.steps(trainer, warm_up=3, count=args.steps)
-            trainer.close()
-            if steps:
-                rows.append(compared(name, args.size, M, steps))
+    for size, M, name in cases:
+        model, sequences = SIZES[size]
+        layout = Layout(pp=RANKS, schedule=name, microbatches=M)
+        trainer = Trainer(model, TrainConfig(global_batch=sequences * M), layout, comm)
+        steps = measured.steps(trainer, warm_up=3, count=args.rounds)
+        trainer.close()
+        if steps:
+            rows.append(compared(name, size, M, steps))
     return rows
 
 

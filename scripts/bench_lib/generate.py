@@ -1,32 +1,29 @@
-"""One process, one thread: prefill and decode of ours (fast kernels) against PyTorch eager with a
-cache of keys and values, float32, greedy.
+"""One process, one thread: prefill and decode of ours against PyTorch eager with a cache of keys
+and values, float32, greedy.
 
 Every program is a process of its own; they generate in turn, each round the same prompts.
 """
 
 import argparse
-import json
-import sys
 import time
 
 import numpy as np
 
 from tparallel.config import Layout, ModelConfig, TrainConfig
 
-from .alternate import row
-from .single import Program
+from . import alternate
+from .program import VERSIONS, Program, chosen, serve, versions
 from .sizes import SIZES
 
 RANKS = 1
-OURS, PEER = "generate", "torch-eager"
+PEER = "torch-eager"
 PROMPT, NEW = 128, 64  # tokens
-WARM_UP = 2
+WARM_UP = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", default="M,L", help="of S, M, L (default: M,L)")
+    alternate.add_arguments(parser, "M,L", 6)
     parser.add_argument("--rows", default="1,8", help="prompts at once (default: 1,8)")
-    parser.add_argument("--rounds", type=int, default=6, help="timed rounds (default: 6)")
     parser.add_argument("--worker", nargs=2, metavar=("PROGRAM", "SIZE"), help=argparse.SUPPRESS)
 
 
@@ -36,18 +33,25 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
         return []
     rows = []
     for size in args.sizes.split(","):
-        for count in args.rows.split(","):
-            programs = {n: Program(n, size, "generate", "--rows", count) for n in (OURS, PEER)}
-            found: dict[str, list] = {name: [] for name in programs}
-            for _ in range(WARM_UP + args.rounds):
-                for name, program in programs.items():
-                    found[name].append(json.loads(program.ask("step")))
-            for program in programs.values():
-                program.end()
-            for part, tokens in enumerate((PROMPT, NEW - 1)):
-                seconds = ([s[part] for s in found[n][WARM_UP:]] for n in (OURS, PEER))
-                what = f"{('prefill', 'decode')[part]}, {count} row" + "s" * (count != "1")
-                rows.append(row(what, size, PEER, *seconds, tokens=int(count) * tokens))
+        for count in map(int, args.rows.split(",")):
+            rows += generated(size, count, args.rounds)
+    return rows
+
+
+def generated(size: str, count: int, rounds: int) -> list[dict]:
+    ours = [name for name in versions() if name.startswith("fast")] or versions()
+    programs = {n: Program(n, size, "generate", "--rows", str(count)) for n in (*ours, PEER)}
+    seconds: dict[str, list] = {name: [] for name in programs}
+    for _ in range(WARM_UP + rounds):
+        for name, program in programs.items():
+            seconds[name].append(program.ask("step")["seconds"])
+    ended = {name: program.end() for name, program in programs.items()}
+    rows = []
+    for name in ours:
+        for part, tokens in enumerate((PROMPT, NEW - 1)):
+            pair = ([s[part] for s in seconds[n][WARM_UP:]] for n in (name, PEER))
+            what = f"{('prefill', 'decode')[part]}, {count} row" + "s" * (count != 1)
+            rows.append(alternate.row(what, size, PEER, *pair, tokens=count * tokens) | ended[name])
     return rows
 
 
@@ -55,10 +59,8 @@ def work(name: str, size: str, rows: int) -> None:
     """The process behind ``Program``: (prefill, decode) in seconds, each time it is asked."""
     model, _ = SIZES[size]
     prompts = np.random.default_rng(0).integers(0, model.V, (rows, PROMPT))
-    step = (ours if name == OURS else theirs)(model, prompts)
-    print("ready", flush=True)
-    for word in sys.stdin:
-        print(json.dumps({} if word.strip() == "end" else step()), flush=True)
+    step = (ours if name in VERSIONS else theirs)(model, prompts)
+    serve(lambda: {"seconds": step()}, chosen)
 
 
 def ours(model: ModelConfig, prompts: np.ndarray):

@@ -10,7 +10,7 @@ from tparallel.config import Layout, TrainConfig
 from tparallel.generate import Generator
 from tparallel.train import Trainer
 
-from .alternate import row
+from . import alternate
 from .generate import NEW, PROMPT
 from .sizes import SIZES
 
@@ -21,9 +21,8 @@ WARM_UP = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", default="M,L", help="of S, M, L (default: M,L)")
+    alternate.add_arguments(parser, "M,L", 4)
     parser.add_argument("--rows", default="1,8", help="prompts at once (default: 1,8)")
-    parser.add_argument("--rounds", type=int, default=4, help="timed rounds (default: 4)")
 
 
 def run(args: argparse.Namespace, comm) -> list[dict]:
@@ -37,11 +36,11 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
             for _ in range(WARM_UP + args.rounds):
                 for name, one in generators.items():
                     found[name].append(seconds(one, prompts.tolist(), comm))
-            for name in ways.keys() - {PEER}:
+            for name in (n for n in ways if n != PEER):
                 for part, tokens in enumerate((PROMPT, NEW - 1)):
                     pair = ([s[part] for s in found[n][WARM_UP:]] for n in (name, PEER))
                     what = f"{name} {('prefill', 'decode')[part]}, {count} rows"
-                    rows.append(row(what, size, PEER, *pair, tokens=count * tokens))
+                    rows.append(alternate.row(what, size, PEER, *pair, tokens=count * tokens))
             for one in filter(None, generators.values()):
                 one.trainer.close()
     return rows

@@ -6,15 +6,11 @@ for a vocabulary of 256 costs little time and saves it three sums of ours.
 """
 
 import argparse
-import os
-import socket
-
-import numpy as np
 
 from tparallel.config import Layout, ModelConfig, TrainConfig
 from tparallel.train import Trainer
 
-from .alternate import alternate, row
+from . import alternate, gloo
 from .sizes import SIZES
 
 RANKS = 2
@@ -22,8 +18,7 @@ PEER = "torch-gloo-tp"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", default="S,M", help="of tiny, S, M (default: S,M)")
-    parser.add_argument("--rounds", type=int, default=12, help="timed steps of each (default: 12)")
+    alternate.add_arguments(parser, "S,M", 12)
     parser.add_argument(
         "--sp", action="store_true", help="also ours with sequence parallelism, and without overlap"
     )
@@ -38,37 +33,28 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
     for size in args.sizes.split(","):
         model, sequences = SIZES[size]
         train = TrainConfig(global_batch=sequences, clip=0.0)
-        tokens, targets = np.random.default_rng(0).integers(0, model.V, (2, sequences, model.T))
+        batch = alternate.batch(model, sequences)
         trainers = {name: Trainer(model, train, way, comm) for name, way in ways.items()}
-        steps = {name: ours(trainer, tokens, targets) for name, trainer in trainers.items()}
-        steps[PEER] = theirs(model, train, tokens, targets, comm)
-        seconds = alternate(steps, comm, args.rounds, warm_up=3)
+        steps = {name: alternate.step_of(trainer, *batch) for name, trainer in trainers.items()}
+        steps[PEER] = theirs(model, train, *batch, comm)
+        seconds = alternate.alternate(steps, comm, args.rounds)
         for name, trainer in trainers.items():
             trainer.close()
-            rows.append(row(name, size, PEER, seconds[name], seconds[PEER], tokens=tokens.size))
+            pair = seconds[name], seconds[PEER]
+            rows.append(alternate.row(name, size, PEER, *pair, tokens=batch[0].size))
     return rows
-
-
-def ours(trainer: Trainer, tokens, targets):
-    return lambda: trainer.step(0, tokens, targets)
 
 
 def theirs(model: ModelConfig, train: TrainConfig, tokens, targets, comm):
     """The peer's step on this rank."""
     import torch
-    from torch import distributed
 
     from .torch_gpt import mean_loss
     from .torch_tensor_parallel import layers
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    if not distributed.is_initialized():
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ["MASTER_PORT"] = str(comm.bcast(_free_port() if comm.rank == 0 else None))
-        distributed.init_process_group("gloo", rank=comm.rank, world_size=comm.size)
+    gloo.join(comm)
     module = torch.nn.Sequential(*layers(model, comm.size))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=train.lr, fused=True)
+    optimizer = gloo.optimizer_of(module, train.lr)
     x, y = torch.from_numpy(tokens), torch.from_numpy(targets)
 
     def step():
@@ -77,9 +63,3 @@ def theirs(model: ModelConfig, train: TrainConfig, tokens, targets, comm):
         optimizer.step()
 
     return step
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
