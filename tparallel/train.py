@@ -4,6 +4,7 @@ schedule, the layers' functions to tensor parallelism, and the parameters to a Z
 
 from collections.abc import Callable
 
+from . import kernels
 from .backend import to_host
 from .comm.link import Link
 from .comm.mesh import Mesh
@@ -45,6 +46,7 @@ class Trainer:
         learns: bool = True,
     ):
         check(model, train, layout, comm.size)
+        kernels.check(train.activations)
         self.model, self.train, self.layout, self.start = model, train, layout, start
         self.schedule = make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
         self.forwards = forward_only(self.schedule)
@@ -64,7 +66,7 @@ class Trainer:
         )
         tp = region(mesh.tp, model, layout)
         self.held = tp.tokens(model.T)  # the positions of x on this rank
-        self.at = context(model, train.compute_dtype)
+        self.at = context(model, train.master_dtype)
         functions = layer_functions(tp, model.V)
         functions = functions | {"block": RECOMPUTE[layout.recompute](functions["block"])}
         self.executor = Executor(
@@ -79,8 +81,8 @@ class Trainer:
     def _initial(self, unit: str) -> dict:
         t, tp = self.train, self.mesh.tp
         if self.start:
-            return self.start(unit, tp.rank, tp.size, t.compute_dtype)
-        whole = initial(self.model, unit, t.seed, t.compute_dtype, t.init)
+            return self.start(unit, tp.rank, tp.size, t.master_dtype)
+        whole = initial(self.model, unit, t.seed, t.master_dtype, t.init)
         return shard(whole, tp.rank, tp.size)
 
     def _counts_here(self, key: tuple[str, str]) -> bool:

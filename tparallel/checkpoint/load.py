@@ -31,7 +31,7 @@ def load(trainer, checkpoint: Checkpoint) -> None:
             for bucket, vector in vectors.items():
                 start = origin(trainer, bucket, vector)
                 for piece in pieces(trainer, bucket, start, start + len(vector)):
-                    values = reader.read(kind, piece.name, piece.box, trainer.train.compute_dtype)
+                    values = reader.read(kind, piece.name, piece.box, trainer.train.master_dtype)
                     fill(vector[piece.at.start - start : piece.at.stop - start], values)
     except (SafetensorError, OSError, LookupError) as e:
         problem = f"{checkpoint.path}: {e}"

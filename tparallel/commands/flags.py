@@ -61,6 +61,8 @@ HELP = {
     "clip": "largest norm of all gradients together; 0 for no limit",
     "seed": "of the first parameters and of the order of the text",
     "dtype": "float32, float64, bfloat16 or float16; halves keep float32 master weights",
+    "activations": "bfloat16: activations are kept and moved in half too (with dtype bfloat16, on "
+    "a GPU)",
     "loss_scale": "float16: what gradients are multiplied by at the start",
     "scale_window": "float16: good steps in a row before the loss scale is doubled",
     "init": "gpt2, or random: nothing starts at zero, for proofs",
@@ -75,6 +77,7 @@ DEFAULTS = {  # where the field's own default would not say it
     "schedule": "1f1b where pp > 1",
     "microbatches": "4, 2 or 1 where pp > 1, else 1",
     "chunks": "as many as the schedule needs",
+    "activations": "float32 beside halves, else the dtype",
 }
 
 

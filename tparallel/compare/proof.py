@@ -31,7 +31,7 @@ class Proof(NamedTuple):
 
 
 def settings(train: TrainConfig) -> TrainConfig:
-    return replace(train, dtype="float64", init="random")
+    return replace(train, dtype="float64", activations="", init="random")
 
 
 def reference(model: ModelConfig, train: TrainConfig, tokens: Any, targets: Any) -> Reference:

@@ -89,7 +89,7 @@ def _one(
 def serial_curve(task: Task, tick: Callable[[], Any]) -> list[float]:
     """The losses of serial/train.py's own loop, the global batch in one piece."""
     params = initial_params(task.model, task.train)
-    at = context(task.model, task.train.compute_dtype)
+    at = context(task.model, task.train.master_dtype)
     moments, losses = (zeros_like(params), zeros_like(params)), []
     for step in range(task.train.steps):
         tokens, targets = task.batch(step)

@@ -25,6 +25,7 @@ class TrainConfig:
     dropout: float = 0.0  # the share of elements that are dropped at each site
     seed: int = 0
     dtype: str = "float32"  # bfloat16, float16: kept and sent in half, computed in float32
+    activations: str = ""  # bfloat16: activations too are kept and moved in half (on a GPU)
     loss_scale: float = 65536.0  # float16: what small gradients are multiplied by at the start
     scale_window: int = 1000  # float16: good steps in a row before the loss scale is doubled
     init: str = "gpt2"
@@ -36,6 +37,14 @@ class TrainConfig:
             raise ConfigError(
                 "bfloat16 needs the package ml_dtypes: it is not installed. "
                 "Install the extra half, or use float16 or float32."
+            )
+        if self.activations:
+            one_of("activations", self.activations, ("bfloat16",))
+        if self.activations and self.dtype != self.activations:
+            raise ConfigError(
+                "activations in bfloat16 meet parameters in bfloat16: activations = "
+                f"{self.activations}, dtype = {self.dtype}. Use dtype bfloat16, or leave "
+                "activations out."
             )
         one_of("init", self.init, ("gpt2", "random"))
         for f in ("steps", "global_batch", "loss_scale", "scale_window"):
@@ -59,6 +68,11 @@ class TrainConfig:
         return self.dtype in ("bfloat16", "float16")
 
     @property
-    def compute_dtype(self) -> str:
-        """The dtype of activations and of all arithmetic."""
+    def master_dtype(self) -> str:
+        """The dtype of master weights, moments and sums that need their digits."""
         return "float32" if self.is_half else self.dtype
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations: what a layer is given, keeps and returns."""
+        return self.activations or self.master_dtype

@@ -32,6 +32,19 @@ def _choose(wanted: str) -> str:
 name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))
 _chosen = import_module(".device" if (name, backend) == ("fast", "cupy") else f".{name}", __name__)
 
+HALVES: bool = getattr(_chosen, "HALVES", False)  # may activations be bfloat16?
+
+
+def check(activations: str) -> None:
+    """Do these kernels take activations of that dtype ("": of the arithmetic's)?"""
+    if activations and not HALVES:
+        raise ConfigError(
+            f"activations in {activations} need a GPU's fast kernels: the backend is {backend}, "
+            f"the kernels are {name}. Use TPARALLEL_BACKEND=cupy and TPARALLEL_KERNELS=fast, or "
+            "leave activations out."
+        )
+
+
 norm_forward = _chosen.norm_forward
 norm_backward_input = _chosen.norm_backward_input
 norm_backward_weight = _chosen.norm_backward_weight

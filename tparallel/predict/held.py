@@ -36,6 +36,8 @@ Without sequence parallelism s = i = 1; with it s = 1/t, and i = 1 if the gather
 1/t if it is gathered again.  Selective recomputation drops B kept H / t; full keeps R D s of a
 block.
 Dropout keeps nothing: its masks are looked up again.
+Where activations are bfloat16, statistics (1/σ, sums of exponentials) are still float32, and the
+logits at tp > 1 too.
 
 Korthikanti et al. count a block of 16-bit elements, with F = 4 D: sbh (34 + 5as/h), under tp
 sbh (10 + 24/t + 5as/ht), with sequence parallelism sbh (34 + 5as/h) / t.  Ours, of e-byte elements,
@@ -114,27 +116,35 @@ def _per_microbatch(
     c: ModelConfig, train: TrainConfig, layout: Layout, p: Part, chunk: int
 ) -> tuple[int, int]:
     """Bytes that a chunk keeps from forward to backward, and from one half of it to the other."""
-    t, size = layout.tp, max(4, ITEMSIZE[train.dtype])
+    t, size, wide = layout.tp, ITEMSIZE[train.compute_dtype], ITEMSIZE[train.master_dtype]
     R = layout.rows(train.global_batch) * c.T
     outside = R // t if layout.sp else R  # tokens whose norms and residuals are computed here
     entered = R // t if layout.sp == "regather" else R
     inner = (kinds(c).inner + 1) * c.F
     cut = R * ((2 * c.H * c.K + inner) // t + 2 * c.K * kv_heads(c, t))
-    kept = outside * (2 * c.D + 2) + entered * 2 * c.D + cut
+    kept = size * (outside * 2 * c.D + entered * 2 * c.D + cut) + wide * outside * 2
     if layout.recompute == "none":
         heads = layout.rows(train.global_batch) * c.H // t
-        kept += heads * kernels.kept_scores(c.T, train.dropout)
-    kept = outside * c.D if layout.recompute == "full" else kept
-    late = outside * 4 * c.D + R * 4 * c.D + cut
-    kept, late = (p.chunks[chunk] * size * elements for elements in (kept, late))
+        kept += heads * _scores(c, train)
+    kept = size * outside * c.D if layout.recompute == "full" else kept
+    late = size * (outside * 4 * c.D + R * 4 * c.D + cut)
+    kept, late = (p.chunks[chunk] * bytes_ for bytes_ in (kept, late))
     if p.first and chunk == min(p.chunks):
         kept += R * ID
         late += R * (ID + size * c.D)
     if p.last and chunk == max(p.chunks):
-        kept += size * (outside * (c.D + 1) + entered * c.D)
-        kept += R * (size * (p.V + 1) + ID if t == 1 else size * (p.V + 2) + ID + 1)
+        kept += size * (outside * c.D + entered * c.D) + wide * outside
+        kept += R * (size * p.V + wide + ID if t == 1 else wide * (p.V + 2) + ID + 1)
         late += size * (outside * 2 * c.D + R * (c.D + p.V))
     return kept, late
+
+
+def _scores(c: ModelConfig, train: TrainConfig) -> int:
+    """Bytes that attention keeps for one head of one sequence."""
+    size = ITEMSIZE[train.compute_dtype]
+    if size < 4:  # then these are a GPU's kernels, which keep log-sums in float32
+        return size * kernels.kept_scores(c.T, train.dropout, size)
+    return size * kernels.kept_scores(c.T, train.dropout)
 
 
 def _secondary(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:

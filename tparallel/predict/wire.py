@@ -40,11 +40,11 @@ def axes(layout: Layout) -> tuple[str, ...]:
 def wire(c: ModelConfig, train: TrainConfig, layout: Layout) -> dict[str, list[int]]:
     """{axis: bytes that each rank sends in a step}; a rank never sends to itself."""
     stored = ITEMSIZE[train.dtype]
-    computed = max(4, stored)  # activations travel in the dtype that computes
+    computed, wide = ITEMSIZE[train.compute_dtype], ITEMSIZE[train.master_dtype]
     out: dict[str, list[int]] = {axis: [] for axis in axes(layout)}
     for p in parts(c, layout):
         sent = dict.fromkeys(out, 0) | zero_wire(c, train, layout, p)
-        sent["tp"] += _tp(c, train, layout, p) * computed
+        sent["tp"] += _tp(c, train, layout, p) * computed + _loss(c, train, layout, p) * wide
         sent["pp"] += _pp(c, train, layout, p) * computed + _tied(c, layout, p) * stored
         for axis in AXES:
             sent[axis] += 8 * all_reduce(2, getattr(layout, axis), getattr(p, axis))
@@ -57,7 +57,7 @@ def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
     t, R = layout.tp, layout.rows(train.global_batch) * c.T
     norm, _, qkv_bias, _ = kinds(c)
     again = 2 * p.blocks if layout.recompute == "full" else 0
-    sums = (4 * p.blocks + again + p.first + p.last) * [R * c.D] + p.last * [R, 2 * R]
+    sums = (4 * p.blocks + again + p.first + p.last) * [R * c.D]
     if layout.sp:
         sums += p.blocks * [2 * norm * c.D] + p.last * [norm * c.D]
     sent = sum(all_reduce(N, t, p.tp) for N in sums)
@@ -65,6 +65,13 @@ def _tp(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
         sent += (2 * p.blocks + p.last) * (R * c.D - R * c.D // t)
     sharing = max(1, t // c.Hkv)
     sent += p.blocks * all_reduce(2 * (c.D + qkv_bias) * c.K, sharing, p.tp % sharing)
+    return layout.microbatches * sent
+
+
+def _loss(c: ModelConfig, train: TrainConfig, layout: Layout, p: Part) -> int:
+    """The largest score of each token; the sums of exponentials and the targets' scores."""
+    R = layout.rows(train.global_batch) * c.T
+    sent = sum(all_reduce(N, layout.tp, p.tp) for N in p.last * [R, 2 * R])
     return layout.microbatches * sent
 
 

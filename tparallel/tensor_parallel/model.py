@@ -7,6 +7,7 @@ give the same bits there (a test says so).
 from functools import partial
 
 from .. import kernels
+from ..backend import xp
 from ..config import Layout, ModelConfig
 from ..serial.model import LAYERS, LayerFunctions
 from . import block, embedding, head
@@ -74,4 +75,21 @@ def loss_functions(axis, V: int):
     """(forward, backward) of the cross-entropy, over the axis ``tp``."""
     if axis.size == 1:
         return kernels.cross_entropy_forward, kernels.cross_entropy_backward
-    return partial(cross_entropy_forward, tp=axis, V=V), cross_entropy_backward
+    return in_float32(partial(cross_entropy_forward, tp=axis, V=V), cross_entropy_backward)
+
+
+def in_float32(forward, backward):
+    """The same loss of logits in half: its sums need more digits."""
+
+    def wide_forward(logits, targets, count):
+        half = logits.dtype if logits.dtype.itemsize == 2 else None
+        logits = logits.astype(xp.float32) if half else logits
+        loss, cache = forward(logits, targets, count)
+        return loss, (cache, half)
+
+    def half_backward(cache):
+        cache, half = cache
+        dlogits = backward(cache)
+        return dlogits.astype(half) if half else dlogits
+
+    return wide_forward, half_backward

@@ -37,6 +37,6 @@ def square_sum(store):
         g = g if store.sharded("grads") else part.own(g, store.shard.rank)
         start = store.shard.rank * part.shard
         for span in part.spans(start, start + part.shard, store.counted):
-            wide = g[span].astype(store.train.compute_dtype, copy=False)
+            wide = g[span].astype(store.train.master_dtype, copy=False)
             total = total + xp.vdot(wide, wide).astype(np.float64)
     return total / store.loss_scale.scale**2

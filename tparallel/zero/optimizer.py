@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import xp
 from ..config import TrainConfig
-from ..kernels import adamw_update
+from ..kernels import HALVES, adamw_update
 from ..serial.adamw import learning_rate, sgd_update
 from ..serial.parameters import decayed
 from .offload import Placement
@@ -27,6 +27,7 @@ class Optimizer:
 
     def __init__(self, train: TrainConfig, placement: Placement):
         self.train, self.place = train, placement
+        self.reads_halves = HALVES and train.optimizer == "adamw"
         kinds = (["master"] if train.is_half else []) + ["m", "v"] * (train.optimizer == "adamw")
         self.state: dict[str, dict] = {kind: {} for kind in kinds}
 
@@ -47,7 +48,7 @@ class Optimizer:
             decay = c.weight_decay if decays else 0.0
             for s in _chunks(partition, start, start + len(w), decays):
                 with self.place.here({k: held[bucket][s] for k, held in self.state.items()}) as at:
-                    grad = g[s].astype(c.compute_dtype, copy=False)
+                    grad = g[s] if self.reads_halves else g[s].astype(c.master_dtype, copy=False)
                     value = at.get("master", w[s])
                     if c.optimizer == "sgd":
                         sgd_update(value, grad, lr, decay, scale)

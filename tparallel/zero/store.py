@@ -50,6 +50,7 @@ class Store:
         self.moves = Moves(mesh)
         self.shard, self.replicas = self.moves.shard, self.moves.replicas
         self.dtype = storage_dtype(train.dtype)
+        self.compute_dtype = storage_dtype(train.compute_dtype)
         self.loss_scale = LossScale(train)
         self.optimizer = Optimizer(train, placement(layout.offload))
         self.partitions: dict[str, Partition] = {}
@@ -76,7 +77,7 @@ class Store:
         part = Partition({key: a.shape for key, a in arrays.items()}, self.shard.size)
         self.partitions[b] = part
         self.bucket_of |= dict.fromkeys(joined, b)
-        flat = part.flatten(arrays, self.train.compute_dtype)
+        flat = part.flatten(arrays, self.train.master_dtype)
         if self.learns:
             self.optimizer.add(b, self._kept("optimizer", b, flat))
         flat = flat.astype(self.dtype, copy=False)
@@ -137,7 +138,7 @@ class Store:
         """The layer's arrays in the dtype that it computes with."""
         stored = stored_in(layer, self.tied)
         return {
-            name: a.astype(self.train.compute_dtype, copy=False)
+            name: a.astype(self.compute_dtype, copy=False)
             for b in self._buckets(layer)
             for (unit, name), a in self.partitions[b].views(vectors[b]).items()
             if unit in stored

@@ -22,11 +22,13 @@ from ._array import unwrapped as _unwrapped
 from ._array import wrapped as _wrapped
 from ._kernels import ElementwiseKernel, ReductionKernel
 from ._queue import queue as _queue
+from ._raw import RawKernel
 from ._ufunc import ufunc
 from .cuda import get_default_memory_pool, get_default_pinned_memory_pool
 
 __all__ = [
     "ElementwiseKernel",
+    "RawKernel",
     "ReductionKernel",
     "array",
     "asarray",

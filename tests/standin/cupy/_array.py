@@ -1,6 +1,7 @@
 """``cupy.ndarray``: a NumPy array that cannot be reached without saying so."""
 
 import ctypes
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from ._queue import queue
 
 SCALARS = (bool, int, float, complex, np.generic)
 KDLCUDA = 2
+
+
+class Pointer(NamedTuple):
+    ptr: int
 
 
 class ndarray:
@@ -47,6 +52,7 @@ class ndarray:
     itemsize = property(lambda s: s._a.itemsize)
     nbytes = property(lambda s: s._a.nbytes)
     flags = property(lambda s: s._a.flags)
+    data = property(lambda s: Pointer(s._a.ctypes.data))
     T = property(lambda s: wrapped(s._a.T, s))
 
     # What the host sees, it waits for.
@@ -258,13 +264,23 @@ def _method(name):
         queue.work()
         out = kwargs.pop("out", None)
         plain = [unwrapped(a) for a in args]
-        result = wrapped(np.asarray(getattr(self._a, name)(*plain, **kwargs)), self)
+        source = _wide(self._a, name)
+        result = np.asarray(getattr(source, name)(*plain, **kwargs))
+        if source is not self._a and "dtype" not in kwargs:
+            result = result.astype(self.dtype)
+        result = wrapped(result, self)
         if out is None:
             return result
         out[...] = result
         return out
 
     return method
+
+
+def _wide(a, name: str):
+    """Sums of halves are made in float32, and rounded once."""
+    sums = name in ("sum", "mean", "prod", "cumsum", "std", "var")
+    return a.astype(np.float32) if sums and a.dtype.name == "bfloat16" else a
 
 
 _METHODS = (

@@ -2,28 +2,46 @@
 
 What runs is the text that a CUDA compiler would be given, one element after the other, so that a
 wrong formula is found here.  What only a device can show (registers, races, its compiler) is not.
-Needs a C++ compiler; compiled kernels are kept in the folder for temporary files.
+Needs a C++ compiler.
 """
 
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from ._array import ndarray, wrapped
+from ._compiler import compiled
 from ._queue import queue
 
 CTYPES = {
     "float64": "double", "float32": "float", "bool": "bool", "int32": "int", "int64": "long long",
-    "uint64": "unsigned long long", "uint8": "unsigned char",
+    "uint64": "unsigned long long", "uint8": "unsigned char", "bfloat16": "bfloat16",
 }  # fmt: skip
-HEAD = "#include <cmath>\n#include <algorithm>\nusing namespace std;\n"
+HEAD = r"""
+#include <cmath>
+#include <cstring>
+#include <algorithm>
+using namespace std;
+class bfloat16 {  // with the conversions that CuPy's has, and no others
+  unsigned short bits;
+ public:
+  bfloat16() = default;
+  bfloat16(float x) {
+    unsigned u;
+    memcpy(&u, &x, 4);
+    bits = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  }
+  explicit bfloat16(bool x) : bfloat16(float(x)) {}
+  explicit bfloat16(double x) : bfloat16(float(x)) {}
+  explicit bfloat16(int x) : bfloat16(float(x)) {}
+  explicit bfloat16(unsigned x) : bfloat16(float(x)) {}
+  explicit bfloat16(long long x) : bfloat16(float(x)) {}
+  explicit bfloat16(unsigned long long x) : bfloat16(float(x)) {}
+  operator float() const { unsigned u = bits << 16; float x; memcpy(&x, &u, 4); return x; }
+  bfloat16& operator=(const bfloat16&) = default;
+  template <typename T> bfloat16& operator=(const T& x) { return *this = static_cast<bfloat16>(x); }
+};
+"""
 
 
 class _Parameter:
@@ -142,22 +160,4 @@ class ReductionKernel(_Kernel):
 def _run(head: str, body: str, n: int, m: int, arrays: list) -> None:
     pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
     source = f'{head}extern "C" void run(long long _n, long long _m, void** _p) {{\n{body}\n}}\n'
-    _compiled(source)(ctypes.c_longlong(n), ctypes.c_longlong(m), pointers)
-
-
-@functools.cache
-def _compiled(source: str):
-    folder = Path(tempfile.gettempdir()) / f"standin-kernels-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:32]}.so"
-    if not library.exists():
-        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            raise NotImplementedError("no C++ compiler is found")
-        new = library.with_suffix(f".{os.getpid()}")
-        line = [compiler, "-O1", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(new)]
-        done = subprocess.run(line, input=source, text=True, capture_output=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"this kernel does not compile:\n{source}\n{done.stderr}")
-        os.replace(new, library)
-    return ctypes.CDLL(str(library)).run
+    compiled(source).run(ctypes.c_longlong(n), ctypes.c_longlong(m), pointers)

@@ -5,6 +5,7 @@ import time as _time
 
 import numpy as _np
 
+from . import _cublas as cublas
 from . import _memory
 from ._memory import (  # noqa: F401 (names of this module)
     Memory,
@@ -73,6 +74,10 @@ class Device:
         self.id = _used[-1] if device is None else int(device)
         self.compute_capability = "90"
 
+    @property
+    def cublas_handle(self) -> int:
+        return cublas.HANDLE
+
     def use(self) -> None:
         _used.append(self.id)
 
@@ -87,6 +92,7 @@ class Device:
 class runtime:
     CUDARuntimeError = RuntimeError
     cudaMemcpyDeviceToDevice = 3
+    CUDA_R_32F, CUDA_R_16BF = 0, 14
     cudaIpcMemLazyEnablePeerAccess = 1
     ipcGetMemHandle = staticmethod(_memory.handle_of)
     ipcOpenMemHandle = staticmethod(_memory.opened)
