@@ -11,7 +11,7 @@ import pickle
 from math import sqrt
 
 import pytest
-from mpitest import mpi
+from mpitest import mpi, mpirun
 from standin_cupy import CUPY
 from test_cupy_kernels import compiled
 from test_cupy_layouts import MODEL, TRAIN, on_part, rows
@@ -20,6 +20,7 @@ from tparallel import predict
 from tparallel.compare.equality import worst_error
 from tparallel.compare.measure import measure
 from tparallel.config import Layout, ModelConfig, replace
+from tparallel.errors import ConfigError
 from tparallel.layouts import for_ranks
 from tparallel.serial.context import context
 from tparallel.serial.dropout import Dropout
@@ -105,14 +106,9 @@ def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, float64s)
     os.environ["TPARALLEL_TRANSPORT"] = "direct"
     for layout in for_ranks(comm.size, MODEL, HALF):
         for name, model in MODELS.items():
-            if name == "gpt2" or layout.tp in (2, 4) and not layout.zero:
-                on_part(
-                    comm,
-                    layout,
-                    lambda part, layout=layout, name=name, model=model: agrees_with_float64(
-                        part, model, HALF, layout, truth[name, 0.0]
-                    ),
-                )
+            if name == "gpt2" or (layout.tp in (2, 4) and not layout.zero):
+                asked = model, HALF, layout, truth[name, 0.0]
+                on_part(comm, layout, lambda part, asked=asked: agrees_with_float64(part, *asked))
 
 
 @compiled
@@ -122,10 +118,15 @@ def test_every_option_s_too(comm, float64s):
     truth = pickle.loads(float64s.read_bytes())
     for options, text in OPTIONS:
         train, layout = replace(HALF, **options), Layout.parse(text)
-        on_part(
-            comm,
-            layout,
-            lambda part, train=train, layout=layout: agrees_with_float64(
-                part, MODEL, train, layout, truth["gpt2", train.dropout]
-            ),
-        )
+        asked = MODEL, train, layout, truth["gpt2", train.dropout]
+        on_part(comm, layout, lambda part, asked=asked: agrees_with_float64(part, *asked))
+
+
+def test_activations_in_half_need_parameters_in_half_and_a_gpus_kernels():
+    """Refused before anything is computed: the rule, the values, the way out."""
+    with pytest.raises(ConfigError, match="Use dtype bfloat16, or leave"):
+        replace(HALF, dtype="float32")
+    flags = ["--dtype", "bfloat16", "--activations", "bfloat16"]
+    job = mpirun(1, "-m", "tparallel", "train", *flags, env={"TPARALLEL_BACKEND": "numpy"})
+    assert job.code == 2 and job.out.count("ConfigError") == 1, job.out
+    assert "the backend is numpy, the kernels are plain. Use TPARALLEL_BACKEND=cupy" in job.out

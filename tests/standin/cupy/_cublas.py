@@ -1,8 +1,7 @@
-"""``cupy.cuda.cublas``: the one call that this project makes itself, on addresses as it gets them."""
+"""``cupy.cuda.cublas``: the one call that this project makes itself, by addresses."""
 
 import ctypes
 
-import ml_dtypes
 import numpy as np
 
 from ._queue import queue
@@ -11,7 +10,6 @@ CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_OP_C = 0, 1, 2
 CUBLAS_COMPUTE_32F = 68
 CUBLAS_GEMM_DEFAULT = -1
 HANDLE = 4242
-DTYPES = {0: np.dtype(np.float32), 14: np.dtype(ml_dtypes.bfloat16)}  # by cudaDataType
 MADE = {(14, 14, 14), (14, 14, 0)}  # which factors make which results, in CUBLAS_COMPUTE_32F
 
 
@@ -37,7 +35,9 @@ def gemmStridedBatchedEx(
 
 def _matrices(address, kind, step, stride, count, rows, columns):
     """(count, rows, columns), as a view of memory."""
-    dtype = DTYPES[kind]
+    import ml_dtypes
+
+    dtype = np.dtype({0: np.float32, 14: ml_dtypes.bfloat16}[kind])  # by cudaDataType
     assert step >= rows, "a column is longer than the way to the next"
     size = (count - 1) * stride + (columns - 1) * step + rows
     room = (ctypes.c_char * (size * dtype.itemsize)).from_address(address)
