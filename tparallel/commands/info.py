@@ -43,7 +43,7 @@ def facts() -> dict[str, str]:
         "device": backend.device(),
         "cuda-aware": f"{'yes' if aware else 'no'}: {why}",
         "transport": f"{transport}: {TRANSPORTS[transport]} ({because})",
-        "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain or fast chooses)",
+        "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain, tuned or fast chooses)",
         "products": _products(),
         "cores": f"{cores()} that this process may use",
         "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",

@@ -1,12 +1,13 @@
 """The functions where the time goes, in the version that this process uses: chosen once, here.
 
 ``plain``  the text of ``serial/``, on NumPy or CuPy arrays
-``fast``   the same functions for a CPU (``fast.py``) or a GPU (``device.py``): fewer passes over
-           memory, attention in blocks
+``tuned``  the same functions by NumPy alone: operations in place on what the core's cache holds,
+           attention in blocks
+``fast``   with numba (``fast.py``), or on a GPU (``device.py``): fewer passes over memory too
 
 The layers import these names from here and do not know which they got.  ``TPARALLEL_KERNELS``
-says which; without it ``fast`` is taken where it can be: on a CPU it needs numba.
-Every fast function is tested against its plain twin.
+says which; without it, on a CPU ``fast`` is taken where numba is installed and ``tuned`` where it
+is not, and ``fast`` on a GPU.  Every function is tested against its plain twin.
 """
 
 import os
@@ -18,15 +19,19 @@ from ..errors import ConfigError
 
 
 def _choose(wanted: str) -> str:
-    possible = backend == "cupy" or find_spec("numba") is not None
-    if wanted == "fast" and not possible:
+    numba = find_spec("numba") is not None
+    if wanted == "fast" and backend == "numpy" and not numba:
         raise ConfigError(
-            "TPARALLEL_KERNELS=fast needs numba on a CPU, and it is missing. Use plain, or install "
+            "TPARALLEL_KERNELS=fast needs numba on a CPU, and it is missing. Unset it, or install "
             "the extra: pip install 'tparallel[fast]'."
         )
-    if wanted not in ("", "plain", "fast"):
-        raise ConfigError(f"TPARALLEL_KERNELS must be plain or fast: it is {wanted}. Unset it.")
-    return wanted or ("fast" if possible else "plain")
+    possible = {"numpy": ("plain", "tuned", "fast"), "cupy": ("plain", "fast")}[backend]
+    if wanted and wanted not in possible:
+        raise ConfigError(
+            f"TPARALLEL_KERNELS must be {' or '.join(possible)} with {backend}: it is {wanted}. "
+            "Unset it."
+        )
+    return wanted or ("fast" if numba or backend == "cupy" else "tuned")
 
 
 name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))

@@ -89,9 +89,10 @@ class BlockAttention:
         are known."""
         queries, k, _ = _heads(q, kv)
         np.matmul(queries[..., i:j, :], k[..., :j, :].swapaxes(-1, -2), out=_grouped(e, k))
+        scale = _scale(q)
         if not again:
-            self.passes.row_maxima(e, scores.top[b], i)
-        self.passes.exponentials(e, scores.top[b], scores.inverse[b], i, _scale(q))
+            self.passes.row_maxima(e, scores.top[b], i, scale)
+        self.passes.exponentials(e, scores.top[b], scores.inverse[b], i, scale)
 
 
 def kept_scores(T: int, dropout: float = 0.0) -> int:

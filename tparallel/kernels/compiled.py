@@ -176,9 +176,9 @@ def add_rows(table, numbers, x):
 
 
 @kernel
-def row_maxima(s, top, first):
-    """``top`` (H, T) ← the maximum of each row of causal scores s (H, rows, columns), which are the
-    rows first, first+1, ...  Apart from the exponentials, beside which it is not vectorised."""
+def row_maxima(s, top, first, scale):
+    """``top`` (H, T) ← the maximum of each row of scaled causal scores s (H, rows, columns), which
+    are the rows first, first+1, ...  Not vectorised if it were done with the exponentials."""
     heads, rows, _ = s.shape
     for h in range(heads):
         for i in range(rows):
@@ -186,12 +186,12 @@ def row_maxima(s, top, first):
             for j in range(first + i + 1):
                 v = s[h, i, j]
                 m = v if v > m else m
-            top[h, first + i] = m
+            top[h, first + i] = m * scale
 
 
 @kernel
 def exponentials(s, top, inverse, first, scale):
-    """s ← e^(scale (s − top)), zero right of the diagonal; ``inverse`` (H, T) ← 1 / row sum."""
+    """s ← e^(scale s − top), zero right of the diagonal; ``inverse`` (H, T) ← 1 / row sum."""
     heads, rows, _ = s.shape
     T = s.dtype.type
     for h in range(heads):
@@ -199,7 +199,7 @@ def exponentials(s, top, inverse, first, scale):
             seen = first + i + 1
             row, m, total = s[h, i, :seen], top[h, seen - 1], T(0)
             for j in range(row.size):
-                v = (row[j] - m) * scale
+                v = row[j] * scale - m
                 v = T(LOWEST) if v < T(LOWEST) else v
                 e = exp(v)
                 row[j] = e

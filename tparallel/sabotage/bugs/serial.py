@@ -9,7 +9,7 @@ _RESIDUAL = "    dx += dy  # again the residuals' own gradients, here\n"
 # The same bug in the version of the heads that runs where numba is installed.
 FAST_SCALE = (
     [("kernels.attention:_scale", "sqrt(q.shape[-1])", "sqrt(q.shape[-1] * q.shape[-2])")]
-    if kernels.name == "fast"
+    if kernels.name != "plain"
     else []
 )
 
