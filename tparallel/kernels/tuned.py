@@ -14,7 +14,7 @@ from ..serial.activation import A, C
 from ..serial.loss import every_row
 from . import attention, plain, scores
 
-CACHED = 2**15  # numbers of one array at a time: several arrays of them fit into a core's cache
+CACHED = 2**16  # numbers of one array at a time: several arrays of them fit into a core's cache
 
 _heads = attention.BlockAttention(scores)
 heads_forward, heads_backward, scores_again = _heads.forward, _heads.backward, _heads.again
@@ -69,8 +69,9 @@ def norm_backward_weight(wcache):
 
 def activation_forward(h, b=None):
     a, slope = np.empty((*h.shape[:2], h.shape[-1]), h.dtype), np.empty(h.shape, h.dtype)
-    for arrays in _chunks(h, a, slope):
-        (_swiglu if h.ndim == 4 else _gelu)(*arrays, b)
+    form = _swiglu if h.ndim == 4 else _gelu
+    for u, out, steep in _chunks(h, a, slope):
+        form(u, out, steep, b)
     return a, slope
 
 

@@ -15,7 +15,7 @@ or 2 where the mlp has a gate):
            R (2 H K + (g + 1) F) / t      q, z, the activation's slope and output
            R 2 K ⌈Hkv / t⌉       k and v
            B kept H / t          of attention's probabilities: kept = T² with the plain kernels;
-                                 the fast ones (kernels.kept_scores) keep half of it
+                                 the others (kernels.kept_scores) keep half of it
     embed  the tokens: 8 bytes each
     head   R (D + 1) s + R D i   x̂ and 1/σ, the norm's output
     loss   R (V + 1) at tp = 1, R (V + 2) else    exponentials, their sum (and, packed in the same

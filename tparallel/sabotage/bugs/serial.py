@@ -6,8 +6,8 @@ from .bug import NUMPITRON, bug
 
 _RESIDUAL = "    dx += dy  # again the residuals' own gradients, here\n"
 
-# The same bug in the version of the heads that runs where numba is installed.
-FAST_SCALE = (
+# The same bug in the version of the heads that goes through its scores in blocks.
+BLOCK_SCALE = (
     [("kernels.attention:_scale", "sqrt(q.shape[-1])", "sqrt(q.shape[-1] * q.shape[-2])")]
     if kernels.name != "plain"
     else []
@@ -34,7 +34,7 @@ BUGS = (
             "1 / sqrt(q.shape[-1])",
             "1 / sqrt(q.shape[-1] * q.shape[1] * q.shape[2])",
         ),
-        *FAST_SCALE,
+        *BLOCK_SCALE,
     ),
     bug(
         "last-id-serial",
