@@ -33,6 +33,9 @@ class BlockAttention:
 
     ``passes`` has the passes over one block of scores, in which versions of the kernels differ:
     ``row_maxima``, ``exponentials`` and ``softmax_block_backward`` (``compiled.py``).
+
+    The heads of a sequence are copied so that each lies for itself, and what is multiplied from the
+    right as its transpose lies transposed: small products of such matrices take half the time.
     """
 
     def __init__(self, passes: Any):
@@ -44,34 +47,41 @@ class BlockAttention:
         z, room = np.empty(q.shape, q.dtype), _room(q)
         scores = _empty_scores(q, keep=q.shape[1] <= KEEP)
         for b in range(len(q)):
-            _, _, v = _heads(q[b], kv[b])
-            out, _, _ = _heads(z[b], kv[b])
+            qs, k, v = _heads(q[b], kv[b])
+            qs, k_t, v = np.ascontiguousarray(qs), _transposed(k), np.ascontiguousarray(v)
+            out = np.empty(qs.shape, q.dtype)
             for i, j, e in _blocks(scores, room, b, q):
-                self._exponentials(q[b], kv[b], scores, b, i, j, e)
+                self._exponentials(qs, k_t, scores, b, i, j, e)
                 np.matmul(_grouped(e, v), v[..., :j, :], out=out[..., i:j, :])
-            z[b] *= scores.inverse[b].T[..., None]
+            np.multiply(out, _column(scores.inverse[b], qs), out=_heads(z[b], kv[b])[0])
         return z, (q, kv, scores, drop)
 
     def backward(self, dz, cache):
         q, kv, scores, drop = cache
         if drop.rate:
             return plain.heads_backward(dz, cache)
-        dq, dkv = np.empty(q.shape, q.dtype), np.zeros(kv.shape, kv.dtype)
-        room, ds_room, scale = _room(q), _room(q), _scale(q)
+        dq, dkv = np.empty(q.shape, q.dtype), np.empty(kv.shape, kv.dtype)
+        room, ds_room = _room(q), _room(q)
         for b in range(len(q)):
-            qb, k, v = _heads(q[b], kv[b])
-            dqb, dk, dv = _heads(dq[b], dkv[b])
-            dzb, _, _ = _heads(dz[b] * scores.inverse[b].T[..., None], kv[b])
+            qs, k, v = _heads(q[b], kv[b])
+            k_t, v_t = _transposed(k), _transposed(v)
+            qs, k = np.ascontiguousarray(qs), np.ascontiguousarray(k)
+            dzs, _, _ = _heads(dz[b], kv[b])
+            dzs = np.multiply(dzs, _column(scores.inverse[b], qs), order="C")
+            dqs, dk, dv = np.empty_like(qs), np.zeros_like(k), np.zeros_like(k)
             for i, j, e in _blocks(scores, room, b, q):
                 if scores.kept is None:
-                    self._exponentials(q[b], kv[b], scores, b, i, j, e, again=True)
+                    self._exponentials(qs, k_t, scores, b, i, j, e, again=True)
                 ds = ds_room[: e.size].reshape(e.shape)
-                ds4, e4 = _grouped(ds, v), _grouped(e, v)
-                np.matmul(dzb[..., i:j, :], v[..., :j, :].swapaxes(-1, -2), out=ds4)
-                self.passes.softmax_block_backward(ds, e, scores.inverse[b], i, scale)
-                np.matmul(ds4, k[..., :j, :], out=dqb[..., i:j, :])
-                dk[..., :j, :] += (ds4.swapaxes(-1, -2) @ qb[..., i:j, :]).sum(1, keepdims=True)
-                dv[..., :j, :] += (e4.swapaxes(-1, -2) @ dzb[..., i:j, :]).sum(1, keepdims=True)
+                np.matmul(dzs[..., i:j, :], v_t[..., :j], out=_grouped(ds, k))
+                self.passes.softmax_block_backward(ds, e, scores.inverse[b], i)
+                np.matmul(_grouped(ds, k), k[..., :j, :], out=dqs[..., i:j, :])
+                dk[..., :j, :] += _over_queries(ds, qs[..., i:j, :])
+                dv[..., :j, :] += _over_queries(e, dzs[..., i:j, :])
+            out_q, out_k, out_v = _heads(dq[b], dkv[b])
+            np.multiply(dqs, _scale(q), out=out_q)
+            np.multiply(dk, _scale(q), out=out_k)
+            out_v[...] = dv
         return dq, dkv
 
     def again(self, q, kv, drop=NONE):
@@ -80,15 +90,16 @@ class BlockAttention:
             return plain.probabilities(q, kv)
         scores = _empty_scores(q, keep=True)
         for b in range(len(q)):
+            qs, k, _ = _heads(q[b], kv[b])
+            qs, k_t = np.ascontiguousarray(qs), _transposed(k)
             for i, j, e in _blocks(scores, None, b, q):
-                self._exponentials(q[b], kv[b], scores, b, i, j, e)
+                self._exponentials(qs, k_t, scores, b, i, j, e)
         return scores
 
-    def _exponentials(self, q, kv, scores, b, i, j, e, again: bool = False) -> None:
+    def _exponentials(self, q, k_t, scores, b, i, j, e, again: bool = False) -> None:
         """e (H, j − i, j) ← the exponentials of rows i to j of sequence b; ``again``: their maxima
         are known."""
-        queries, k, _ = _heads(q, kv)
-        np.matmul(queries[..., i:j, :], k[..., :j, :].swapaxes(-1, -2), out=_grouped(e, k))
+        np.matmul(q[..., i:j, :], k_t[..., :j], out=_grouped(e, k_t))
         scale = _scale(q)
         if not again:
             self.passes.row_maxima(e, scores.top[b], i, scale)
@@ -149,6 +160,27 @@ def _heads(q, kv):
     return q.reshape(T, len(k), -1, K).transpose(1, 2, 0, 3), k, v
 
 
-def _grouped(e, v):
+def _transposed(x):
+    """A copy (..., K, T) of x (..., T, K), 16 positions at a time: a line of the cache is written
+    at once."""
+    out = np.empty((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
+    for i in range(0, x.shape[-2], 16):
+        out[..., i : i + 16] = x[..., i : i + 16, :].swapaxes(-1, -2)
+    return out
+
+
+def _column(of_rows, q):
+    """(H, T) as (Hkv, R, T, 1)."""
+    return of_rows.reshape(*q.shape[:-1], 1)
+
+
+def _grouped(e, k):
     """(H, rows, columns) as (Hkv, R, rows, columns)."""
-    return e.reshape(len(v), -1, *e.shape[1:])
+    return e.reshape(len(k), -1, *e.shape[1:])
+
+
+def _over_queries(e, x):
+    """The sum of eᵀ x over the queries of a group, (Hkv, 1, columns, K): of blocks (H, rows,
+    columns) and (Hkv, R, rows, K)."""
+    groups = len(x), 1, x.shape[1] * x.shape[2]
+    return e.reshape(*groups, -1).swapaxes(-1, -2) @ x.reshape(*groups, -1)

@@ -178,7 +178,7 @@ def add_rows(table, numbers, x):
 @kernel
 def row_maxima(s, top, first, scale):
     """``top`` (H, T) ← the maximum of each row of scaled causal scores s (H, rows, columns), which
-    are the rows first, first+1, ...  Not vectorised if it were done with the exponentials."""
+    are the rows first, first+1, ...  Apart from the exponentials: beside them it is no vector."""
     heads, rows, _ = s.shape
     for h in range(heads):
         for i in range(rows):
@@ -209,8 +209,8 @@ def exponentials(s, top, inverse, first, scale):
 
 
 @kernel
-def softmax_block_backward(ds, e, inverse, first, scale):
-    """ds ← scale e (ds − inverse Σ_j e ds), row by row, in place."""
+def softmax_block_backward(ds, e, inverse, first):
+    """ds ← e (ds − inverse Σ_j e ds), row by row, in place."""
     heads, rows, columns = ds.shape
     T = ds.dtype.type
     for h in range(heads):
@@ -221,7 +221,7 @@ def softmax_block_backward(ds, e, inverse, first, scale):
                 along += row[j] * p[j]
             along *= inverse[h, first + i]
             for j in range(columns):
-                row[j] = (row[j] - along) * (p[j] * scale)
+                row[j] = (row[j] - along) * p[j]
 
 
 @kernel

@@ -12,7 +12,7 @@ import numpy as np
 
 LOG2E = log2(EULER)
 LOWEST = -80 * LOG2E  # e^-80 is a normal float32; below 1e-38 every product that meets it crawls
-SMALL = 20 * LOG2E  # scores whose exponentials need no shift
+SMALL = 20  # scores whose exponentials need no shift
 
 
 def exp(x):
@@ -24,15 +24,14 @@ def exp(x):
 
 def row_maxima(s, top, first, scale):
     """``top`` (H, T) ← the maximum of each row of scaled causal scores s (H, rows, columns), which
-    are the rows first, first+1, ...; zeros if all of the block are so small that they need no
-    shift: finding the maximum of a row takes longer than its exponentials."""
-    rows, factor = s.shape[1], scale * LOG2E
-    here = top[:, first : first + rows]
-    if s.max() * factor <= SMALL and s.min() * factor >= -SMALL:
+    are the rows first, first+1, ...; zeros if all of the block are so small that no exponential
+    needs a shift: the maximum of a row takes longer than its exponentials."""
+    here = top[:, first : first + s.shape[1]]
+    if scale * s.max() <= SMALL and scale * s.min() >= -SMALL:
         here[...] = 0
     else:
-        np.copyto(s[:, :, first:], -np.inf, where=_seen(rows, "i1") == 0)
-        np.multiply(s.max(-1), factor, out=here)
+        np.copyto(s[:, :, first:], -np.inf, where=_seen(s.shape[1], "i1") == 0)
+        np.multiply(s.max(-1), scale, out=here)
 
 
 def exponentials(s, top, inverse, first, scale):
@@ -41,7 +40,7 @@ def exponentials(s, top, inverse, first, scale):
     here = top[:, first : first + rows]
     s *= scale * LOG2E
     if here.any():
-        s -= here[:, :, None]
+        s -= LOG2E * here[:, :, None]
         np.clip(s, LOWEST, 0, out=s)
     np.exp2(s, out=s)
     bits = f"i{s.itemsize}"
@@ -50,13 +49,12 @@ def exponentials(s, top, inverse, first, scale):
     np.divide(1, s @ np.ones(columns, s.dtype), out=inverse[:, first : first + rows])
 
 
-def softmax_block_backward(ds, e, inverse, first, scale):
-    """ds ← scale e (ds − inverse Σ_j e ds), row by row, in place."""
+def softmax_block_backward(ds, e, inverse, first):
+    """ds ← e (ds − inverse Σ_j e ds), row by row, in place."""
     along = np.vecdot(ds, e)
     along *= inverse[:, first : first + ds.shape[1]]
     ds -= along[:, :, None]
     ds *= e
-    ds *= scale
 
 
 @lru_cache
