@@ -8,7 +8,7 @@ import pytest
 from tparallel import launch
 
 os.environ.setdefault("TPARALLEL_CHECK", "1")
-# The proofs are about the plain text; tests/test_kernels.py holds the fast kernels equal to it.
+# The proofs are about the plain text; tests/test_kernels.py holds the others equal to it.
 os.environ.setdefault("TPARALLEL_KERNELS", "plain")
 launch.limit_threads(os.environ)
 

@@ -224,17 +224,18 @@ def test_a_kernel_has_the_same_bits_compiled_now_and_loaded_from_the_disk(tmp_pa
 @pytest.mark.slow  # by default test_compare does it, with whatever kernels are installed
 @pytest.mark.mpi
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
-def test_every_layout_equals_serial_with_the_fast_kernels_too(tmp_path, model):
+def test_every_layout_equals_serial_with_these_kernels_too(kernels, tmp_path, model):
     """The whole list on four ranks: errors within their bounds, every byte as its closed form."""
+    name = kernels.__name__.rpartition(".")[2]
     ended = mpirun(
         4,
         *("-m", "tparallel", "compare", "--quick", "--no-plot", "--out", str(tmp_path)),
         *("--model", model),
-        env={"TPARALLEL_KERNELS": "fast"},
+        env={"TPARALLEL_KERNELS": name},
         timeout=240,
     )
     assert ended.code == 0, ended.out
     result = json.loads((tmp_path / "compare.json").read_text())
-    assert result["run"]["kernels"] == "fast"
+    assert result["run"]["kernels"] == name
     for row in result["rows"]:
         assert row["held_bytes"] == row["held_bytes_predicted"], row["name"]

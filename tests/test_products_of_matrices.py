@@ -36,7 +36,8 @@ def test_mkl_multiplies_matrices_that_lie_in_any_way(dtype, bound):
 
 @needs_mkl
 def test_mkl_is_taken_where_it_is_installed_and_not_for_the_plain_text():
-    assert "by MKL" in info(TPARALLEL_KERNELS="fast").stdout
+    for kernels in ("fast", "tuned", ""):
+        assert "by MKL" in info(TPARALLEL_KERNELS=kernels).stdout
     assert "by NumPy" in info(TPARALLEL_KERNELS="plain").stdout
     assert "by NumPy" in info(TPARALLEL_KERNELS="fast", TPARALLEL_PRODUCTS="array").stdout
 

@@ -7,7 +7,8 @@
 ``bfloat16``  on a GPU: float32 factors are rounded to bfloat16 for its tensor cores, which add in
               float32, and the result too, as PyTorch's autocast does
 
-Without it MKL is taken where it is installed, the arrays are NumPy's and the kernels fast.
+Without it MKL is taken where it is installed and the arrays are NumPy's, but not by the plain
+kernels, which are what it is compared with.
 """
 
 import operator
