@@ -20,8 +20,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[0:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from bench_lib import every, show  # noqa: E402 (found by the path above)
-from tparallel import launch  # noqa: E402
+from tparallel import launch  # noqa: E402 (found by the path above)
+
+launch.limit_threads(os.environ)  # before NumPy is imported
+
+from bench_lib import every, show  # noqa: E402
 
 BENCHES = {
     "single": "one process against PyTorch eager and compiled, speed and memory",
@@ -51,7 +54,6 @@ def main() -> int:
         print(show.markdown(json.loads(args.file.read_text())["rows"]))
         return 0
     if args.bench == "all":
-        launch.limit_threads(os.environ)
         return every.run(args)
     bench = module(args.bench)
     if launch.started_copies() == 0 and bench.RANKS > 1:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
 
 
 def generated(size: str, count: int, rounds: int) -> list[dict]:
-    ours = [name for name in versions() if name.startswith("fast")] or versions()
+    ours = [name for name in versions() if name != "tuned"] or versions()
     programs = {n: Program(n, size, "generate", "--rows", str(count)) for n in (*ours, PEER)}
     seconds: dict[str, list] = {name: [] for name in programs}
     for _ in range(WARM_UP + rounds):

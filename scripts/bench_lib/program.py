@@ -17,15 +17,14 @@ VERSIONS = {  # of ours: kernels, products
     "fast": ("fast", "array"),
     "fast mkl": ("fast", "mkl"),
     "tuned": ("tuned", "array"),
-    "plain": ("plain", "array"),
 }
 
 
 def versions() -> list[str]:
-    """Those that can run here: with numba, with MKL, and the best without either."""
-    numpy_alone = "tuned" if find_spec("tparallel.kernels.tuned") else "plain"
-    possible = {"fast": find_spec("numba") is not None, "fast mkl": mkl.installed()}
-    return [name for name in VERSIONS if possible.get(name, name == numpy_alone)]
+    """Those that can run here."""
+    numba = find_spec("numba") is not None
+    possible = {"fast": numba, "fast mkl": numba and mkl.installed()}
+    return [name for name in VERSIONS if possible.get(name, True)]
 
 
 class Program:

@@ -51,7 +51,7 @@ def version(package: str) -> str:
 README = (  # what it is called there, what it stands beside; bench, peer, kernels
     ("one process", "PyTorch eager", "single", "torch-eager", "fast"),
     ("one process", "PyTorch compiled", "single", "torch-compiled", "fast"),
-    ("one process, NumPy alone", "PyTorch eager", "single", "torch-eager", "tuned"),
+    ("one process without numba", "PyTorch eager", "single", "torch-eager", "tuned"),
     ("`tp=2`", "Megatron's cut by hand, gloo", "tensor-parallel", "torch-gloo-tp", "fast"),
     (
         "`pp=2`, 8 micro-batches, 1F1B",
