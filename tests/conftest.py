@@ -4,6 +4,7 @@ import importlib.util
 import os
 
 import pytest
+from mpitest import ranks_end_well  # noqa: F401 (a fixture)
 
 from tparallel import launch
 

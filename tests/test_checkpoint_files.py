@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import pytest
 from checkpoint_cases import TEXT, train
 from layout_cases import MODEL, TRAIN
 from mpitest import mpi
@@ -112,8 +113,9 @@ def test_a_rank_reads_only_what_it_keeps(comm, tmp_path):
         read.append(prod(shape_of(box)))
         return original(self, kind, name, box, dtype)
 
-    Reader.read = counting
-    load(trainer, opened(path_of(tmp_path, 1), comm))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reader, "read", counting)
+        load(trainer, opened(path_of(tmp_path, 1), comm))
     total = sum(prod(s) for p in shapes(MODEL).values() for s in p.values())
     assert sum(comm.allgather(sum(read))) == 3 * total  # params, m, v
     trainer.close()

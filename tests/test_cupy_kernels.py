@@ -61,14 +61,14 @@ def bound(name: str, dtype: str) -> float:
 
 
 @compiled
-@mpi(1, timeout=120, env=FAST)
+@mpi(1, timeout=120, env=FAST, fresh=True)
 def test_every_kernel_gives_numpys_numbers(comm, float64s):
     """In float64, float32 and bfloat16, against NumPy in float64."""
     kernels_agree(float64s)
 
 
 @compiled
-@mpi(1, env=FAST)
+@mpi(1, env=FAST, fresh=True)
 def test_what_attention_keeps_is_what_kept_scores_says(comm):
     """No T × T array unless T is short; made again, it is the same bits."""
     import cupy
@@ -92,7 +92,7 @@ def test_what_attention_keeps_is_what_kept_scores_says(comm):
 
 
 @compiled
-@mpi(2, timeout=120, env=FAST)
+@mpi(2, timeout=120, env=FAST, fresh=True)
 def test_every_method_trains_alike_with_these_kernels(comm, numpys):  # noqa: F811
     """Gradients within 1e-12 of NumPy's plain ones, bytes held and sent by the closed forms."""
     for layout in (Layout(tp=2), Layout(pp=2, microbatches=2), Layout(dp=2, zero=3)):
@@ -100,7 +100,7 @@ def test_every_method_trains_alike_with_these_kernels(comm, numpys):  # noqa: F8
 
 
 @compiled
-@mpi(1, env=FAST)
+@mpi(1, env=FAST, fresh=True)
 def test_these_kernels_never_make_the_host_wait(comm):
     """A training step on one rank: the loss, then loss and norm, as with the plain text."""
     from cupy._queue import queue
@@ -114,7 +114,7 @@ def test_these_kernels_never_make_the_host_wait(comm):
     assert len(queue.waits) == 2, queue.waits
 
 
-@mpi(2, env={**CUPY, "TPARALLEL_PRODUCTS": "bfloat16"})
+@mpi(2, env={**CUPY, "TPARALLEL_PRODUCTS": "bfloat16"}, fresh=True)
 def test_linear_layers_multiply_in_bfloat16_where_asked(comm, numpys):  # noqa: F811
     """float32 factors rounded to 8 bits, sums in float32; float64 stays exact; training follows."""
     import cupy

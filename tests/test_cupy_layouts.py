@@ -61,7 +61,7 @@ def agrees_with_numpy(comm, layout, truth, losses, transports=("direct", "staged
         assert {a: [own.wire[a] for own in ranks] for a in wire} == wire, layout.name
 
 
-@mpi(4, timeout=60, env=CUPY)
+@mpi(4, timeout=60, env=CUPY, fresh=True)
 def test_every_layout_finds_numpys_gradients_and_keeps_to_the_closed_forms(comm, numpys):
     """Loss, norm and every gradient within 1e-12; bytes held and sent to the byte; both
     transports."""
@@ -70,7 +70,7 @@ def test_every_layout_finds_numpys_gradients_and_keeps_to_the_closed_forms(comm,
 
 
 @pytest.mark.slow
-@mpi(8, timeout=60, env=CUPY)
+@mpi(8, timeout=60, env=CUPY, fresh=True)
 def test_all_three_methods_at_once_too(comm, numpys):
     """2 × 2 × 2 with each ZeRO stage."""
     for layout in for_ranks(comm.size, MODEL, TRAIN):
@@ -78,7 +78,7 @@ def test_all_three_methods_at_once_too(comm, numpys):
             agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()))
 
 
-@mpi(2, timeout=60, env=CUPY)
+@mpi(2, timeout=60, env=CUPY, fresh=True)
 def test_inside_a_step_the_host_waits_only_for_messages_the_loss_and_the_norm(comm):
     """One wait per call of MPI, one for the loss, one for loss and norm together: nothing else,
     in any layout."""

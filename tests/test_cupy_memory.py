@@ -21,7 +21,7 @@ def test_a_full_device_is_an_error_that_says_who_what_and_the_ways_out(tmp_path)
     assert [word for word in words if word not in job.out] == [], job.out
 
 
-@mpi(3, env={**CUPY, "STANDIN_DEVICES": "2", "STANDIN_DEVICE_BYTES": "1000000"})
+@mpi(3, env={**CUPY, "STANDIN_DEVICES": "2", "STANDIN_DEVICE_BYTES": "1000000"}, fresh=True)
 def test_a_node_s_ranks_take_its_gpus_in_turn_and_share_their_memory(comm):
     """Three ranks, two devices: 0 and 2 on the first, each with half of nine tenths; rank 1 has the
     second device alone, without a limit."""
@@ -36,7 +36,7 @@ def test_a_node_s_ranks_take_its_gpus_in_turn_and_share_their_memory(comm):
     assert "a node's rank r takes GPU r mod 2" in device()
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_the_peak_of_the_pool_sees_temporary_arrays(comm):
     """What is there when the block begins, and the most that is there at once inside it."""
     import cupy

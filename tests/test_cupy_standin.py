@@ -12,7 +12,7 @@ from mpitest import mpi
 from standin_cupy import CUPY, FOLDER
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_nothing_becomes_a_numpy_array_by_accident(comm):
     """np.asarray, NumPy's functions and operators, NumPy operands and indices, assignment."""
     import cupy as cp
@@ -41,7 +41,7 @@ def test_nothing_becomes_a_numpy_array_by_accident(comm):
     assert float(x[1]) == 1.0 and (x + np.float32(1)).get().tolist() == [1, 2, 3]
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_what_cupy_lacks_is_missing(comm):
     """Names, ufunc.at of most functions, batched products in bfloat16."""
     import cupy as cp
@@ -56,7 +56,7 @@ def test_what_cupy_lacks_is_missing(comm):
         assert not hasattr(cp, name)
 
 
-@mpi(2, env=CUPY)
+@mpi(2, env=CUPY, fresh=True)
 def test_mpi_is_not_given_an_array_whose_kernels_may_still_run(comm):
     """By DLPack and by the CUDA array interface; after a wait MPI reads device memory itself."""
     import cupy as cp
@@ -71,7 +71,7 @@ def test_mpi_is_not_given_an_array_whose_kernels_may_still_run(comm):
     assert total.get().tolist() == [0, 2, 4, 6]
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_pinned_memory_is_read_and_written_when_the_host_waits(comm):
     """A buffer that is used before the wait holds old numbers; one that is reused is an error."""
     import cupy as cp
@@ -88,7 +88,7 @@ def test_pinned_memory_is_read_and_written_when_the_host_waits(comm):
         cp.cuda.get_current_stream().synchronize()
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_memory_is_counted_while_it_lives(comm):
     """Owners count, views do not; hooks see both ends; the limit is an error with sizes."""
     import cupy as cp
@@ -118,7 +118,7 @@ def test_memory_is_counted_while_it_lives(comm):
         cp.zeros(1000)
 
 
-@mpi(1, env=CUPY)
+@mpi(1, env=CUPY, fresh=True)
 def test_the_hash_of_dropout_is_the_same_64_bits(comm):
     """Unsigned arithmetic with Python integers beyond 2⁶³, as CuPy does it since version 14."""
     from tparallel.serial.dropout import mix, positions

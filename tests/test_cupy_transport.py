@@ -56,7 +56,7 @@ def verbs_agree(axis, dtype):
 
 
 @pytest.mark.smoke
-@mpi(3, timeout=60, env=CUPY)
+@mpi(3, timeout=60, env=CUPY, fresh=True)
 def test_every_verb_by_every_transport_gives_numpys_bits(comm):
     """Small and large messages, started early and awaited late, pinned buffers used again."""
     for transport in TRANSPORTS:
@@ -71,7 +71,7 @@ def test_every_verb_by_every_transport_gives_numpys_bits(comm):
     assert 0 < made < 12, "buffers are used again"
 
 
-@mpi(2, timeout=60, env={**CUPY, "TPARALLEL_ALL_REDUCE": "ring"})
+@mpi(2, timeout=60, env={**CUPY, "TPARALLEL_ALL_REDUCE": "ring"}, fresh=True)
 def test_the_ring_works_on_device_arrays_by_every_transport(comm):
     """Its additions are kernels, its messages wait for them; half is added in float32."""
     from tparallel.backend import xp
@@ -89,7 +89,7 @@ def test_the_ring_works_on_device_arrays_by_every_transport(comm):
         axis.close()
 
 
-@mpi(2, timeout=60, env=CUPY)
+@mpi(2, timeout=60, env=CUPY, fresh=True)
 def test_layouts_by_ipc_find_numpys_gradients(comm, numpys):  # noqa: F811
     """Tensor parallel, a pipeline, ZeRO 3: each with windows in the others' memory."""
     from tparallel.compare.proof import BOUND, prove

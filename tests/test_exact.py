@@ -1,13 +1,8 @@
 """Layout-invariant bits: with exact sums, ten steps on any layout end in the same bits."""
 
-import os
-
 import numpy as np
 import pytest
-from mpitest import FOLDER, mpi
-
-if FOLDER in os.environ:  # on a rank, before any layer is imported
-    os.environ["TPARALLEL_KERNELS"] = "plain"
+from mpitest import mpi
 
 from tparallel.config.presets import LLAMA
 from tparallel.errors import ConfigError
@@ -17,6 +12,7 @@ from tparallel.verify.exact import Gradient, Value, make_exact
 from tparallel.verify.pool import Pool
 from tparallel.verify.reference import batches
 
+PLAIN = {"TPARALLEL_KERNELS": "plain"}  # whose order of sums is the text's
 MODEL = {"L": 4, "D": 32, "H": 8, "F": 48, "T": 8, "V": 259, "global_batch": 8}
 LAYOUTS = [
     {"microbatches": 4},
@@ -53,7 +49,7 @@ def _same_bits(one, other):
     )
 
 
-@mpi(4, timeout=240)
+@mpi(4, timeout=240, env=PLAIN)
 @pytest.mark.parametrize(
     "model",
     [
@@ -75,7 +71,7 @@ def test_ten_steps_have_the_same_bits_on_every_layout(comm, model):
             assert _same_bits(pool.run(ranks, _train, common | layout, True), serial), layout
 
 
-@mpi(2, timeout=60)
+@mpi(2, timeout=60, env=PLAIN)
 def test_without_exact_sums_tensor_parallelism_has_other_bits(comm):
     """The control: the mode does something, and what it computes is the same training."""
     with Pool(comm) as pool:
@@ -102,7 +98,7 @@ def test_products_and_sums_are_exact_in_any_order():
     assert float(g.sum()) == float(g[::-1].sum()) == float(g[:300].sum() + g[300:].sum())
 
 
-@mpi(2)
+@mpi(2, env=PLAIN)
 def test_what_cannot_be_exact_is_refused(comm):
     """Sequence parallelism, float32, a batch whose size is no power of two."""
     for settings, rule in (

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.gpu
 FAST = {"TPARALLEL_BACKEND": "cupy", "TPARALLEL_KERNELS": "fast"}
 
 
-@mpi(1, 2, 4, timeout=300, env=FAST)
+@mpi(1, 2, 4, timeout=300, env=FAST, fresh=True)
 def test_every_layout_on_one_device_finds_numpys_gradients(comm, numpys):  # noqa: F811
     """Loss, norm, gradients within 1e-12 of NumPy's, bytes by the closed forms."""
     for layout in for_ranks(comm.size, MODEL, TRAIN):
         agrees_with_numpy(comm, layout, *pickle.loads(numpys.read_bytes()), transports=("", ""))
 
 
-@mpi(2, timeout=300, env=FAST)
+@mpi(2, timeout=300, env=FAST, fresh=True)
 @pytest.mark.parametrize("transport", ["staged", "ipc"])
 def test_every_verb_between_two_ranks_on_one_device(comm, transport):
     """The bits of NumPy's sums."""
@@ -35,7 +35,7 @@ def test_every_verb_between_two_ranks_on_one_device(comm, transport):
     axis.close()
 
 
-@mpi(1, timeout=300, env=FAST)
+@mpi(1, timeout=300, env=FAST, fresh=True)
 def test_every_kernel_on_the_device_gives_numpys_numbers(comm, float64s):  # noqa: F811
     """As compiled for the device, float64 and float32, against NumPy in float64."""
     kernels_agree(float64s)

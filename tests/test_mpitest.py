@@ -1,18 +1,12 @@
 """The harness itself: every way in which a test on ranks can fail is told; nothing is left."""
 
-import os
 import re
-import secrets
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from inner_pytest import Inner, report
 
 from tparallel import launch
-
-HERE = Path(__file__).parent
 
 # The tests that the harness is tried on; # A, # B mark lines that the reports must name.
 CASES = """
@@ -71,45 +65,12 @@ def test_not_a_literal(comm, thing):
 """
 
 
-class Inner:
-    """pytest, in a process of its own, on one file with the given text."""
-
-    def __init__(self, folder: Path, text: str) -> None:
-        file = folder / "test_inner.py"
-        file.write_text(text)
-        self.mark = f"TEST_MPITEST={secrets.token_hex(8)}"
-        env = {**os.environ, "PYTHONPATH": str(HERE), **dict([self.mark.split("=")])}
-        line = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider"]
-        self.process = subprocess.Popen(
-            [*line, "--rootdir", folder, file],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def end(self) -> str:
-        return self.process.communicate(timeout=200)[0]
-
-    def left(self) -> list[int]:
-        """Processes below pytest that are alive some seconds after it ended."""
-        end = time.monotonic() + 10
-        while (pids := launch.processes(self.mark)) and time.monotonic() < end:
-            time.sleep(0.05)
-        return pids
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> str:
     inner = Inner(tmp_path_factory.mktemp("inner"), CASES)
     text = inner.end()
     assert not inner.left()
     return text
-
-
-def report(out: str, name: str) -> str:
-    """What pytest printed about one failed test."""
-    return re.split(r"\n_{3,} ", out.split(f"_ {name} _")[1])[0]
 
 
 def place(name: str, mark: str) -> str:

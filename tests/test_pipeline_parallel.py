@@ -117,14 +117,15 @@ def test_no_send_relies_on_room_in_mpis_buffers(comm):
     def synchronous(self, x, to, tag):
         return self._moving(self.comm.Issend(x, to, tag), x)
 
-    Direct.send = synchronous
-    for schedule in ("1f1b", "gpipe"):
-        layout = Layout(pp=2, schedule=schedule, microbatches=4)
-        trainer = Trainer(model, train, layout, comm)
-        trainer.forward_backward(*batch(model, train))
-        (wire,) = {t.payload // t.count for t in trainer.mesh.ledger.totals.values()}
-        assert wire == 8 * 128 * 64 * 8
-        trainer.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Direct, "send", synchronous)
+        for schedule in ("1f1b", "gpipe"):
+            layout = Layout(pp=2, schedule=schedule, microbatches=4)
+            trainer = Trainer(model, train, layout, comm)
+            trainer.forward_backward(*batch(model, train))
+            (wire,) = {t.payload // t.count for t in trainer.mesh.ledger.totals.values()}
+            assert wire == 8 * 128 * 64 * 8
+            trainer.close()
 
 
 def v_shaped(M):

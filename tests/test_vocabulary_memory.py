@@ -28,7 +28,7 @@ def peak(comm, **fields) -> int:
     return found
 
 
-@mpi(1, 4)
+@mpi(1, 4, fresh=True)
 @pytest.mark.parametrize("sp", ["", "regather"])
 def test_a_ranks_peak_is_its_share_of_the_logits(comm, sp):
     """Serial holds two arrays of B T V at its peak; a rank of n holds two of B T V/n, and less

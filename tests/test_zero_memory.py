@@ -61,7 +61,7 @@ def measured(comm, layout, store=Store):
     return most
 
 
-@mpi(2, timeout=90)
+@mpi(2, timeout=90, fresh=True)
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_peak_of_a_step_is_the_closed_forms(comm, zero, overlap):
@@ -90,7 +90,7 @@ class KeepsAll(Store):
         return self.kept[-1]
 
 
-@mpi(2, timeout=60)
+@mpi(2, timeout=60, fresh=True)
 def test_a_stage_3_that_keeps_a_gathered_layer_alive_is_over_the_bound(comm):
     """One layer too many is enough."""
     layout = Layout(dp=2, zero=3, overlap=False)
