@@ -99,7 +99,7 @@ def norm(arrays) -> float:
 
 
 @compiled
-@mpi(4, timeout=90, env=FAST)
+@mpi(4, timeout=90, env=FAST, fresh=True)
 def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, float64s):
     """GPT-2's layers in every layout, Llama's where they differ; bytes to the byte."""
     truth = pickle.loads(float64s.read_bytes())
@@ -112,7 +112,7 @@ def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, float64s)
 
 
 @compiled
-@mpi(4, timeout=60, env=FAST)
+@mpi(4, timeout=60, env=FAST, fresh=True)
 def test_every_option_s_too(comm, float64s):
     """Inputs gathered again, recomputation, dropout, backward in two halves."""
     truth = pickle.loads(float64s.read_bytes())
