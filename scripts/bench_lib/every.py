@@ -81,7 +81,8 @@ def go_through(todo: list[Part], rows: list[dict], failed: dict[str, str], path:
             print(f"    failed: {e}", flush=True)
         planned += part.seconds
         if path:
-            show.write(path, rows, failed=failed, unfinished=[p.name for p in todo[number + 1 :]])
+            to_come = [part.name for part in todo[number + 1 :]]
+            show.write(path, rows, failed=failed, unfinished=to_come)
 
 
 class PartFailed(Exception):

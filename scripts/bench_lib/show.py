@@ -20,7 +20,8 @@ def table(rows: list[dict]) -> None:
 
 
 def write(path: Path, rows: list[dict], **more) -> None:
-    """Whole or not at all: a reader never finds half a file."""
+    """Whole or not at all: a reader never finds half a file.  Of ``more`` what is not empty."""
+    more = {name: value for name, value in more.items() if value}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps({"machine": machine(), **more, "rows": rows}, indent=1) + "\n")
