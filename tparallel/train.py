@@ -48,6 +48,7 @@ class Trainer:
         check(model, train, layout, comm.size)
         kernels.check(train.activations)
         self.model, self.train, self.layout, self.start = model, train, layout, start
+        self.shapes = shapes(model)
         self.schedule = make(layout.schedule, layout.pp, layout.microbatches, layout.chunks)
         self.forwards = forward_only(self.schedule)
         where = self.schedule.placement
@@ -88,7 +89,7 @@ class Trainer:
     def _counts_here(self, key: tuple[str, str]) -> bool:
         unit, name = key
         tp = self.mesh.tp
-        return counts_here(name, shapes(self.model)[unit][name], tp.rank, tp.size)
+        return counts_here(name, self.shapes[unit][name], tp.rank, tp.size)
 
     @explained
     def step(self, step: int, tokens, targets) -> tuple[float, float]:
@@ -161,7 +162,7 @@ class Trainer:
         for unit in dict.fromkeys(unit for _, p in first for unit in p):
             stage = min(at.pp for at, p in first if unit in p)
             held = [p[unit] for at, p in first if at.pp == stage and unit in p]
-            out[unit] = unshard(held, shapes(self.model)[unit])
+            out[unit] = unshard(held, self.shapes[unit])
         return out
 
     def close(self) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 from ..backend import xp
 from ..config import TrainConfig
 from ..kernels import HALVES, adamw_update
+from ..kernels import name as kernels
 from ..serial.adamw import learning_rate, sgd_update
 from ..serial.parameters import decayed
 from .offload import Placement
 from .partition import Partition
 
-CHUNK = 1 << 15 if xp is np else 1 << 26  # elements: what a CPU's cache holds; a kernel's worth
+# elements: a kernel's worth; what a CPU's cache holds, unless the kernel makes no temporaries
+CHUNK = 1 << (26 if xp is not np else 20 if kernels == "fast" else 15)
 
 
 class Optimizer:
