@@ -30,16 +30,16 @@ def make_product() -> Callable:
         "d": _gemm(library.cblas_dgemm, ctypes.c_double),
     }
 
-    def product(a, b):
+    def product(a, b, out=None):
         lies_a, lies_b = _lies(a), _lies(b)
         if not (lies_a and lies_b) or a.dtype != b.dtype or a.dtype.char not in gemm:
-            return a @ b
+            return np.matmul(a, b, out=out)
         (m, k), n = a.shape, b.shape[1]
-        c = np.empty((m, n), a.dtype)
+        c = np.empty((m, n), a.dtype) if out is None else out
         (how_a, step_a), (how_b, step_b) = lies_a, lies_b
-        out, left, right = c.ctypes.data, a.ctypes.data, b.ctypes.data
+        result, left, right = c.ctypes.data, a.ctypes.data, b.ctypes.data
         sizes = (ROW_MAJOR, how_a, how_b, m, n, k)
-        gemm[a.dtype.char](*sizes, 1.0, left, step_a, right, step_b, 0.0, out, n)
+        gemm[a.dtype.char](*sizes, 1.0, left, step_a, right, step_b, 0.0, result, n)
         return c
 
     return product

@@ -1,4 +1,5 @@
 """``product(a, b)``: a b, of two matrices, by the library that this process uses; chosen once.
+A third argument, an array or None, is where the result may be put.
 
 ``TPARALLEL_PRODUCTS`` says by which:
 
@@ -11,7 +12,6 @@ Without it MKL is taken where it is installed and the arrays are NumPy's, but no
 kernels, which are what it is compared with.
 """
 
-import operator
 import os
 from collections.abc import Callable
 
@@ -39,14 +39,18 @@ def _choose(wanted: str) -> str:
     return wanted or ("mkl" if takes_mkl else "array")
 
 
-def _in_bfloat16(a, b):
+def _by_array(a, b, out=None):
+    return xp.matmul(a, b, out=out)
+
+
+def _in_bfloat16(a, b, out=None):
     import ml_dtypes
 
     if a.dtype != xp.float32:
-        return a @ b
+        return xp.matmul(a, b, out=out)
     return (a.astype(ml_dtypes.bfloat16) @ b.astype(ml_dtypes.bfloat16)).astype(xp.float32)
 
 
 name = _choose(os.environ.get("TPARALLEL_PRODUCTS", ""))
-_OF: dict[str, Callable] = {"array": operator.matmul, "bfloat16": _in_bfloat16}
+_OF: dict[str, Callable] = {"array": _by_array, "bfloat16": _in_bfloat16}
 product = mkl.make_product() if name == "mkl" else _OF[name]

@@ -21,7 +21,7 @@ from ..serial.linear import bias_backward
 from . import rows
 from .device_heads import heads_backward, heads_forward, kept_scores, scores_again
 from .plain import activation_backward
-from .plain import add_rows as plain_add_rows
+from .plain import rows_backward as plain_rows_backward
 
 __all__ = [
     "activation_backward",
@@ -122,12 +122,10 @@ def _turned(q, kv, at, sign: int):
     return q, kv
 
 
-def add_rows(table, numbers, x) -> None:
-    """table[numbers[i]] += x[i]; sums of halves are made in float32."""
-    wide = table.astype(rows.sums_dtype(table.dtype), copy=False)
-    plain_add_rows(wide, numbers, x.astype(wide.dtype, copy=False))
-    if wide is not table:
-        table[...] = wide
+def rows_backward(shape, numbers, dx):
+    """The plain text; sums of halves are made in float32."""
+    wide = dx.astype(rows.sums_dtype(dx.dtype), copy=False)
+    return plain_rows_backward(shape, numbers, wide).astype(dx.dtype, copy=False)
 
 
 def cross_entropy_forward(logits, targets, count):

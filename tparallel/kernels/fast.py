@@ -11,6 +11,7 @@ import numpy as np
 from ..lazy import on_first_use
 from ..serial.loss import every_row
 from . import attention
+from .table import no_rows
 
 compiled = on_first_use(f"{__package__}.compiled")  # numba alone takes 0.2 s
 _heads = attention.BlockAttention(compiled)
@@ -75,8 +76,10 @@ def _turned(q, kv, at, sign: int):
     return q, kv
 
 
-def add_rows(table, numbers, x):
-    compiled.add_rows(table, numbers.reshape(-1), _rows(x))
+def rows_backward(shape, numbers, dx):
+    grad, places = no_rows(shape, numbers, dx.dtype)
+    compiled.add_rows(grad.rows, places, _rows(dx))
+    return grad
 
 
 def cross_entropy_forward(logits, targets, count):

@@ -14,9 +14,11 @@ def scores_again(q, kv, drop):
     return probabilities(q, kv)
 
 
-def add_rows(table, numbers, x) -> None:
-    """table[numbers[i]] += x[i] for every i, one after the other: a number may occur twice."""
-    xp.add.at(table, numbers, x)
+def rows_backward(shape, numbers, dx):
+    """The gradient of a table of which rows were looked up; one that was twice collects twice."""
+    grad = xp.zeros(shape, dx.dtype)
+    xp.add.at(grad, numbers, dx)
+    return grad
 
 
 def kept_scores(T: int, dropout: float = 0.0) -> int:
@@ -28,7 +30,6 @@ __all__ = [
     "activation_backward",
     "activation_forward",
     "adamw_update",
-    "add_rows",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "heads_backward",
@@ -39,5 +40,6 @@ __all__ = [
     "norm_forward",
     "rope_backward",
     "rope_forward",
+    "rows_backward",
     "scores_again",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from ..serial.activation import A, C
 from ..serial.loss import every_row
 from . import attention, plain, scores
+from .table import no_rows
 
 CACHED = 2**16  # numbers of one array at a time: several arrays of them fit into a core's cache
 
@@ -117,9 +118,11 @@ def activation_backward(da, slope):
     return np.multiply(da, slope, out=da)  # nobody needs da any more
 
 
-def add_rows(table, numbers, x):
-    for number, row in zip(numbers.reshape(-1).tolist(), x.reshape(-1, x.shape[-1])):
-        table[number] += row
+def rows_backward(shape, numbers, dx):
+    grad, places = no_rows(shape, numbers, dx.dtype)
+    for at, row in zip(places.tolist(), dx.reshape(-1, shape[1])):
+        grad.rows[at] += row
+    return grad
 
 
 def cross_entropy_forward(logits, targets, count):

@@ -12,6 +12,7 @@ from typing import Any
 from ..comm.axis import pieces
 from ..config import ModelConfig
 from ..errors import LayoutError
+from ..places import offered
 from ..serial.context import ORIGIN, Context
 from ..serial.model import kind
 from ..serial.parameters import layer_names, stored_in
@@ -96,14 +97,16 @@ class Chunk:
 
     def backward_weight(self, wcaches: list) -> None:
         for layer in reversed(self.layers):
-            grads = self.functions[layer].backward_weight(wcaches.pop(0))
+            with offered(self.store.empty_places(layer)):
+                grads = self.functions[layer].backward_weight(wcaches.pop(0))
             self.store.add_grads(layer, grads)
 
     def backward(self, dy, caches):
         """Both halves, layer by layer: a layer's cache and what was gathered of its parameters
         are gone before the next one starts."""
         for layer, p in self.store.gathered(self.layers[::-1]):
-            dy, grads = self.functions[layer].backward(dy, caches.pop(), p)
+            with offered(self.store.empty_places(layer)):
+                dy, grads = self.functions[layer].backward(dy, caches.pop(), p)
             del p
             self.store.add_grads(layer, grads)
             del grads

@@ -7,7 +7,7 @@ Source:  Radford et al. 2018, section 3.1
 """
 
 from ..backend import xp
-from ..kernels import add_rows
+from ..kernels import rows_backward
 from .context import ORIGIN
 
 
@@ -25,9 +25,9 @@ def embed_backward_input(dx, cache, p):
 
 def embed_backward_weight(wcache):
     dx, tokens, shapes = wcache
-    grads = {name: xp.zeros(shape, dx.dtype) for name, shape in shapes.items()}
-    add_rows(grads["w_tok"], tokens, dx)  # a token that occurs twice collects twice
-    if "w_pos" in grads:
+    grads = {"w_tok": rows_backward(shapes["w_tok"], tokens, dx)}
+    if "w_pos" in shapes:
+        grads["w_pos"] = xp.zeros(shapes["w_pos"], dx.dtype)
         grads["w_pos"][: dx.shape[1]] = dx.sum(0)
     return grads
 

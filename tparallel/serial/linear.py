@@ -9,6 +9,7 @@ Each function is one matrix product of two-dimensional views, so that BLAS does 
 from math import prod
 
 from ..backend import xp
+from ..places import place
 from ..products import product
 
 
@@ -31,7 +32,8 @@ def linear_backward_weight(x, dy, contract=1):
     rows, ins = x.shape[: x.ndim - contract], x.shape[x.ndim - contract :]
     outs = dy.shape[len(rows) :]
     dy2 = dy.reshape(prod(rows), -1)
-    dw = product(x.reshape(prod(rows), -1).T, dy2)
+    out = place(ins, outs, dy.dtype)  # where gradients are kept, if nothing is there yet
+    dw = product(x.reshape(prod(rows), -1).T, dy2, out)
     return dw.reshape(ins + outs)
 
 

@@ -11,7 +11,7 @@ Source:        Shoeybi et al. 2019, section 3
 """
 
 from ..backend import xp
-from ..kernels import add_rows
+from ..kernels import rows_backward
 from ..serial.context import ORIGIN
 from ..serial.embedding import shapes_of
 from .split import part
@@ -35,9 +35,9 @@ def embed_backward_input(dx, cache, p, tp, V):
 def embed_backward_weight(wcache, tp, V):
     dx, tokens, shapes = wcache
     local, mine = local_tokens(tokens, tp, V)
-    grads = {name: xp.zeros(shape, dx.dtype) for name, shape in shapes.items()}
-    add_rows(grads["w_tok"], local, dx * mine[..., None])  # twice where a token is twice
-    if "w_pos" in grads:
+    grads = {"w_tok": rows_backward(shapes["w_tok"], local, dx * mine[..., None])}
+    if "w_pos" in shapes:
+        grads["w_pos"] = xp.zeros(shapes["w_pos"], dx.dtype)
         grads["w_pos"][: dx.shape[1]] = dx.sum(0)
     return grads
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..backend import xp
 from ..config import TrainConfig
+from ..kernels.table import Rows
 
 
 def storage_dtype(name: str) -> np.dtype:
@@ -35,9 +36,20 @@ def storage_dtype(name: str) -> np.dtype:
     return np.dtype(name)
 
 
+def write_into(total, x) -> None:
+    """total = x, the first to come, unless x was computed in its place."""
+    if isinstance(x, Rows):
+        total[...] = 0
+        add_into(total, x)
+    elif not xp.may_share_memory(total, x):
+        total[...] = x
+
+
 def add_into(total, x) -> None:
     """total += x, added in the wider of the two dtypes and rounded once."""
-    if total.dtype.itemsize == 2:
+    if isinstance(x, Rows):
+        x.add_to(total)
+    elif total.dtype.itemsize == 2:
         total[...] = total.astype(np.float32) + x
     else:
         total += x

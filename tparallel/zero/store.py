@@ -15,6 +15,7 @@ Source: Rajbhandari et al. 2020, sections 5 and 7; overlap: Zhao et al. 2023, se
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from ..backend import xp
 from ..config import TrainConfig
@@ -26,7 +27,7 @@ from .norm import totals
 from .offload import placement
 from .optimizer import Optimizer
 from .partition import Partition, buckets
-from .precision import LossScale, add_into, storage_dtype
+from .precision import LossScale, add_into, storage_dtype, write_into
 
 SHARDED_FROM = {"optimizer": 1, "grads": 2, "params": 3}  # the ZeRO stage that first shards it
 
@@ -144,19 +145,25 @@ class Store:
             if unit in stored
         }
 
-    def add_grads(self, layer: str, grads: dict) -> None:
-        """Add one micro-batch's gradients of a layer; the last layer of a bucket sends them off."""
+    def empty_places(self, layer: str) -> Iterator:
+        """Where the gradients of a layer will be, of which nothing has come yet (places.py)."""
+        return (view for written, key, view in self._sums(layer) if key not in written)
+
+    def _sums(self, layer: str) -> Iterator[tuple[set, tuple[str, str], Any]]:
+        """(names written, (unit, name), what is added to) of each gradient of a layer."""
         for b in self._buckets(layer):
             if b not in self.local:
                 self.local[b], self.written[b] = self._room_for_sum(b), set()
-            for (unit, name), view in self.partitions[b].views(self.local[b]).items():
-                if unit not in stored_in(layer, self.tied):
-                    continue
-                if (unit, name) in self.written[b]:
-                    add_into(view, grads[name])
-                else:  # the first to come: nothing there to add to
-                    view[...] = grads[name]
-                    self.written[b].add((unit, name))
+            for key, view in self.partitions[b].views(self.local[b]).items():
+                if key[0] in stored_in(layer, self.tied):
+                    yield self.written[b], key, view
+
+    def add_grads(self, layer: str, grads: dict) -> None:
+        """Add one micro-batch's gradients of a layer; the last layer of a bucket sends them off."""
+        for written, key, view in self._sums(layer):
+            (write_into if key not in written else add_into)(view, grads[key[1]])
+            written.add(key)
+        for b in self._buckets(layer):
             self.added[b, layer] += 1
             if all(self.added[b, user] >= self.wait_for for user in self.users[b]):
                 self._start_sum(b)

@@ -51,9 +51,10 @@ _UFUNCS = (
 )
 _FUNCTIONS = (
     "all any arange argmax argsort array_equal broadcast_to clip concatenate cumsum diff dot "
-    "empty empty_like expand_dims eye full full_like max mean min moveaxis ones ones_like outer "
-    "partition prod repeat reshape roll searchsorted split squeeze stack sum swapaxes take "
-    "take_along_axis tensordot tile trace transpose tri tril triu vdot where zeros zeros_like"
+    "empty empty_like expand_dims eye full full_like max may_share_memory mean min moveaxis ones "
+    "ones_like outer partition prod repeat reshape roll searchsorted split squeeze stack sum "
+    "swapaxes take take_along_axis tensordot tile trace transpose tri tril triu vdot where zeros "
+    "zeros_like"
 )
 
 for _name in _SAME.split():
