@@ -62,6 +62,12 @@ def test_a_part_that_fails_costs_its_own_rows_alone(tmp_path, monkeypatch, capsy
     assert said.err == "failed: bubble S array: exit code 7\n"
 
 
+def test_what_a_failed_part_said_last_is_shown():
+    """Its exit code and its error."""
+    with pytest.raises(every.PartFailed, match=r"^exit code 1\n(.*\n)*.*KeyError: 'nonsense'"):
+        every.run_part(Part("collectives", "nonsense", "array", rounds=1, seconds=9))
+
+
 def test_a_part_that_does_not_end_is_ended(monkeypatch):
     """With every process of it."""
     monkeypatch.setattr(every, "GRACE", 1.5)

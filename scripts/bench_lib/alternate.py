@@ -35,6 +35,7 @@ def idle() -> None:
 
 def alternate(steps: dict[str, Callable[[], object]], comm, rounds: int, warm_up: int = 3) -> dict:
     """{name: seconds of each round}, of the slowest rank.  Every round runs every program once."""
+    warm_up = min(warm_up, rounds)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(warm_up + rounds):
         for name, step in steps.items():

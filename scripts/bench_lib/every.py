@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """The exit code: 0 where every part ended well."""
     chosen, left_out = split(args.benches.split(","), find_spec("torch") is not None)
     todo = list(parts(chosen, args.sizes.split(","), args.quick))
+    if not todo:
+        sys.exit(f"no part has the sizes {args.sizes} and can run here: {args.benches}")
     if left_out:
         print(f"left out, because PyTorch is not installed: {', '.join(left_out)}")
     print(f"{len(todo)} parts, about {minutes(sum(part.seconds for part in todo))} on two cores")
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         go_through(todo, rows, failed, args.json)
     except KeyboardInterrupt:
-        failed["the rest"] = "interrupted"
+        failed["what was to come"] = "interrupted"
     show.table(rows)
     print(f"written: {args.json}" if args.json else "", flush=True)
     for name, why in failed.items():
@@ -73,12 +75,14 @@ def go_through(todo: list[Part], rows: list[dict], failed: dict[str, str], path:
     for number, part in enumerate(todo):
         pace = (TRUST + time.monotonic() - begin) / (TRUST + planned)
         left = minutes(pace * sum(p.seconds for p in todo[number:]))
-        print(f"[{number + 1}/{len(todo)}] {part.name:28} about {left} left", flush=True)
+        print(f"[{number + 1}/{len(todo)}] {part.name:30} about {left} left", end="", flush=True)
+        started = time.monotonic()
         try:
             rows += run_part(part)
+            print(f"; took {time.monotonic() - started:.0f} s", flush=True)
         except PartFailed as e:
-            failed[part.name] = str(e)
-            print(f"    failed: {e}", flush=True)
+            failed[part.name], *last = str(e).split("\n")
+            print("", *last, f"    failed: {failed[part.name]}", sep="\n", flush=True)
         planned += part.seconds
         if path:
             to_come = [part.name for part in todo[number + 1 :]]
@@ -86,11 +90,11 @@ def go_through(todo: list[Part], rows: list[dict], failed: dict[str, str], path:
 
 
 class PartFailed(Exception):
-    """Why there are no rows."""
+    """Why there are no rows, and in further lines the end of what the part said."""
 
 
 def run_part(part: Part) -> list[dict]:
-    """Its rows.  Errors: PartFailed, with the end of what it said."""
+    """Its rows.  Errors: PartFailed."""
     from .__main__ import module
 
     with tempfile.TemporaryDirectory() as folder, open(f"{folder}/said", "w+") as said:
@@ -99,10 +103,9 @@ def run_part(part: Part) -> list[dict]:
         if code == 0:
             return json.loads(Path(folder, "rows.json").read_text())["rows"]
         said.seek(0)
-        last = "".join(f"    | {line}" for line in said.readlines()[-SHOWN:])
+        last = [f"    | {line.rstrip()}" for line in said.readlines()[-SHOWN:]]
         how = "did not end" if code is None else f"exit code {code}"
-        print(last, end="", flush=True)
-        raise PartFailed(how)
+        raise PartFailed("\n".join([how, *last]))
 
 
 def ended(ranks: int, argv: list[str], part: Part, said) -> int | None:

@@ -5,19 +5,20 @@ from typing import NamedTuple
 
 from tparallel import mkl
 
-QUICK = 2  # rounds
+QUICK = 1  # rounds
+START = 6  # seconds until the first step
 
 # bench -> size -> (rounds, seconds that it took on two cores with everything installed)
 TABLE: dict[str, dict[str, tuple[int, int]]] = {
-    "single": {"tiny": (2, 30), "S": (12, 31), "M": (8, 70), "L": (6, 130)},
+    "single": {"tiny": (2, 30), "S": (12, 31), "M": (8, 80), "L": (5, 120)},
     "tensor-parallel": {"tiny": (2, 8), "S": (12, 8), "M": (10, 18)},
-    "zero": {"tiny": (2, 8), "S": (10, 15), "M": (6, 45)},
-    "pipeline": {"tiny": (2, 8), "S": (6, 30), "M": (3, 80)},
-    "scaling": {"tiny": (2, 3), "M": (10, 30)},
+    "zero": {"tiny": (2, 8), "S": (10, 15), "M": (5, 40)},
+    "pipeline": {"tiny": (2, 8), "S": (6, 24), "M": (3, 72)},
+    "scaling": {"tiny": (2, 3), "M": (10, 32)},
     "crowded": {"tiny": (2, 5), "S": (6, 22)},
-    "bubble": {"tiny": (2, 5), "S": (8, 90)},
-    "generate": {"M": (3, 30), "L": (3, 60)},
-    "generate-parallel": {"M": (3, 20), "L": (3, 60)},
+    "bubble": {"tiny": (2, 5), "S": (5, 105)},
+    "generate": {"M": (3, 27), "L": (2, 117)},
+    "generate-parallel": {"M": (3, 17), "L": (2, 62)},
     "collectives": {"": (40, 4)},
 }
 WITH_TORCH = {"single", "tensor-parallel", "zero", "pipeline", "generate"}
@@ -51,7 +52,8 @@ def parts(benches: list[str], sizes: list[str], quick: bool) -> Iterator[Part]:
                 continue
             rounds, seconds = TABLE[bench][size]
             if quick:
-                rounds, seconds = QUICK, seconds * (QUICK + 3) / (rounds + 3)
+                share = 2 * QUICK / (rounds + 3)  # of the steps, warm-up and timed
+                rounds, seconds = QUICK, START + share * max(0, seconds - START)
             one = ("",) if bench in BOTH_AT_ONCE else ("array",)
             for products in libraries if bench in BY_PRODUCTS else one:
                 yield Part(bench, size, products, rounds, seconds)

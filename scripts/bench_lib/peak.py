@@ -29,7 +29,7 @@ def flops(c: ModelConfig, sequences: int) -> float:
     return 6.0 * weights * sequences * c.T
 
 
-def time_in_products(step, rounds: int = 5) -> dict[str, float]:
+def time_in_products(step, rounds: int = 3) -> dict[str, float]:
     """The share of a step inside the functions of linear.py, and inside attention's heads."""
     from tparallel.serial import attention, head, mlp
 
