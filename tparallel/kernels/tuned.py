@@ -139,7 +139,8 @@ def cross_entropy_forward(logits, targets, count):
 
 def cross_entropy_backward(cache):
     e, total, targets, count = cache
-    e *= 1 / (total * count)  # in place: it becomes dlogits
+    for row, sums in _chunks(e, total):
+        row *= 1 / (sums * count)  # in place: it becomes dlogits
     e.reshape(-1, e.shape[-1])[every_row(targets)] -= 1 / count
     return e
 
@@ -170,8 +171,15 @@ def adamw_update(w, g, m, v, step: int, lr: float, decay: float, c, scale: float
 
 
 def _chunks(x, *more):
-    """A few rows of every array at a time: x (B, T, ...) as (rows, ...), and so the others."""
-    rows = max(1, CACHED * x.shape[0] * x.shape[1] // x.size)
+    """A few rows of every array at a time: x (B, T, ...) as (rows, ...), and so the others.
+
+    What is the same for all rows, or all along a row, NumPy first spells out in a buffer where that
+    has room for several rows: it takes longer than the operation, so here it has room for one.
+    """
     flat = [a.reshape(-1, *a.shape[2:]) for a in (x, *more)]
-    for i in range(0, len(flat[0]), rows):
-        yield [a[i : i + rows] for a in flat]
+    along = flat[0][0].size
+    rows = max(1, CACHED // along)
+    with np.errstate():  # gives the buffer its size back
+        np.setbufsize(max(16, along // 16 * 16))  # a multiple of 16
+        for i in range(0, len(flat[0]), rows):
+            yield [a[i : i + rows] for a in flat]
