@@ -79,24 +79,24 @@ def activation_forward(h, b=None):
 def _gelu(h, a, slope, b):
     """With s = (1 + tanh u) / 2: a = h s, and its slope s + a (1 − s) 2 u'."""
     h = h if b is None else h + b
-    square = np.multiply(h, h, out=slope)
-    s = square * (C * A)
-    s += C
-    s *= h
-    _sigmoid_of_twice(s)
+    square = np.square(h)
+    u = square * (C * A)
+    u += C
+    u *= h
+    s = _sigmoid_of_twice(u, out=slope)
     np.multiply(h, s, out=a)
-    slope *= 6 * C * A
-    slope += 2 * C
-    slope *= a
-    slope *= 1 - s
-    slope += s
+    square *= 6 * C * A
+    square += 2 * C
+    square *= a
+    square *= np.subtract(1, s, out=u)
+    slope += square
 
 
 def _swiglu(h, a, slope, b):
     h = h if b is None else h + b
     gate, up, by_gate, silu = h[:, 0], h[:, 1], slope[:, 0], slope[:, 1]
-    s = gate * 0.5
-    _sigmoid_of_twice(s)
+    half = gate * 0.5
+    s = _sigmoid_of_twice(half, out=half)
     np.multiply(gate, s, out=silu)
     np.multiply(silu, up, out=a)
     np.subtract(1, s, out=by_gate)
@@ -105,11 +105,12 @@ def _swiglu(h, a, slope, b):
     by_gate *= up
 
 
-def _sigmoid_of_twice(x):
-    """x ← σ(2x) = (1 + tanh x) / 2: no e^x that overflows, and faster."""
-    np.tanh(x, out=x)
-    x += 1
-    x *= 0.5
+def _sigmoid_of_twice(x, out):
+    """σ(2x) = (1 + tanh x) / 2: no e^x that overflows, and faster."""
+    np.tanh(x, out=out)
+    out += 1
+    out *= 0.5
+    return out
 
 
 def activation_backward(da, slope):
