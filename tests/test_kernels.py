@@ -24,9 +24,12 @@ BOUND = {"float64": 2e-14, "float32": 5e-6}  # max |a − b| / max |b|
 @pytest.fixture(
     params=[pytest.param(v, marks=needs_numba if v == "fast" else ()) for v in VERSIONS]
 )
-def kernels(request):
-    """A version of the kernels, to be compared with ``plain``."""
-    return import_module(f"tparallel.kernels.{request.param}")
+def kernels(request, monkeypatch):
+    """A version of the kernels, to be compared with ``plain``; short parts where it goes by parts,
+    so that there are several, and a last one that is shorter."""
+    found = import_module(f"tparallel.kernels.{request.param}")
+    monkeypatch.setattr(found, "CACHED", 16, raising=False)
+    return found
 
 
 def close(a, b, dtype):
@@ -137,6 +140,16 @@ def test_attention_in_blocks(kernels, B, T, H, Hkv, K, scale, keep, dtype, monke
         assert np.abs(ours - theirs).max() <= terms
     numbers = sum(a.size for a in cache[2] if a is not None)
     assert numbers == B * H * kernels.kept_scores(T)
+
+
+def test_exponentials_of_low_scores_are_no_denormals(kernels):
+    """A product that meets one crawls: far below the maximum they are zero or normal numbers."""
+    q, kv = draw((1, 70, 2, 8), "float32", 40), draw((1, 70, 2, 2, 8), "float32", 40, seed=1)
+    _, (_, _, scores, _) = kernels.heads_forward(q, kv)
+    _, (e, *_) = kernels.cross_entropy_forward(q[:, :, 0], np.zeros((1, 70), int), 70)
+    for x in (scores.kept, e):
+        assert x[x > 0].min() < 1e-34  # they are there
+        assert x[x > 0].min() >= np.finfo("float32").tiny
 
 
 def test_scores_made_again_are_the_same_bits(kernels):
