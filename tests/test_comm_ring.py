@@ -7,7 +7,8 @@ import pytest
 from groups import groups
 from mpitest import mpi
 
-from tparallel.comm.axis import Axis, pieces
+from tparallel.comm.axis import Axis
+from tparallel.comm.cut import pieces
 from tparallel.comm.ledger import Ledger
 from tparallel.zero.precision import storage_dtype
 

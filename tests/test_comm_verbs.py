@@ -7,11 +7,12 @@ import pytest
 from groups import axes
 from mpitest import mpi
 
-from tparallel.comm.axis import Axis, pieces
+from tparallel.comm.axis import Axis
+from tparallel.comm.cut import pieces
 from tparallel.comm.ledger import Ledger
 from tparallel.zero.precision import storage_dtype
 
-SHAPES = [(), (1,), (2,), (3,), (5,), (0,), (7, 3), (2, 0, 3), (4, 1, 6), (1000,)]
+SHAPES = [(), (1,), (2,), (3,), (5,), (0,), (7, 3), (2, 0, 3), (4, 1, 6), (1000,), (20_001,)]
 DTYPES = ["float64", "float32", "int32", "int64", "uint8"]
 
 
@@ -140,9 +141,11 @@ def test_out_is_written_and_returned_and_must_fit(comm):
             if n > 1:
                 with pytest.raises(ValueError, match="C-contiguous"):
                     verb(x[axis.rank], what="x", out=np.empty(want.shape, order="F"))
-        mine = x[axis.rank].copy()
-        axis.all_reduce(mine, what="x", out=mine)
-        assert equal_bits(mine, total)
+        for shape in ((5, 2), (7, 3001)):  # short, and long enough to be cut
+            x = everybodys(shape, "float64", n)
+            mine = x[axis.rank].copy()
+            axis.all_reduce(mine, what="x", out=mine)
+            assert equal_bits(mine, reduce(np.add, x))
 
 
 @mpi(2)
@@ -180,20 +183,23 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(comm, dtype):
     small = 2.0**-8 if dtype == "bfloat16" else 2.0**-11
     for axis in axes(comm, 1, 2, 3, 4):
         n = axis.size
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(n, 3 * n)).astype(half)
+        rng, k = np.random.default_rng(0), 20_000  # elements a rank: all_reduce cuts them
+        x = rng.normal(size=(n, k * n)).astype(half)
         x[:, 0] = [1.0] + [small] * (n - 1)
         exact = reduce(np.add, x.astype(np.float32)).astype(half)
         assert exact[0] == half.type(1.0 + (n - 1) * small) or n == 2  # 2: a tie, to even
         mine = x[axis.rank]
         for got, want in (
             (axis.all_reduce(mine, what="x"), exact),
-            (axis.reduce_scatter(mine, what="x"), exact.reshape(n, 3)[axis.rank]),
-            (axis.all_gather(mine[:3], what="x"), x[:, :3].reshape(-1)),
+            (axis.all_reduce(mine[:3], what="x"), exact[:3]),
+            (axis.reduce_scatter(mine, what="x"), exact.reshape(n, k)[axis.rank]),
+            (axis.all_gather(mine[:k], what="x"), x[:, :k].reshape(-1)),
         ):
             assert got.dtype == half
             assert equal_bits(got.view(np.uint16), want.view(np.uint16))
-        assert axis.ledger.wire("tp") == 2 * 3 * (2 * (n - 1) + (n - 1) + (n - 1))
+        piece = 3 // n + (axis.rank < 3 % n) if n > 1 else 0
+        short = 3 + (n - 2) * piece if n > 1 else 0
+        assert axis.ledger.wire("tp") == 2 * (4 * (n - 1) * k + short)
 
 
 def test_pieces_are_as_equal_as_can_be_and_the_longer_ones_come_first():

@@ -10,7 +10,8 @@ from mpitest import mpi, mpirun
 from standin_cupy import CUPY
 from test_cupy_layouts import MODEL, TRAIN, numpys, rows  # noqa: F401 (a fixture)
 
-from tparallel.comm.axis import Axis, pieces
+from tparallel.comm.axis import Axis
+from tparallel.comm.cut import pieces
 from tparallel.comm.ledger import Ledger
 from tparallel.config import Layout
 from tparallel.zero.precision import storage_dtype

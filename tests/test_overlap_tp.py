@@ -81,12 +81,12 @@ def test_the_head_hides_its_sum_behind_the_gradient_of_the_table(comm):
 @pytest.mark.parametrize("sp", ["", pytest.param("keep", marks=pytest.mark.slow)])
 def test_a_transfer_hides_behind_as_much_work(comm, sp):
     """A link of 60 ms a round and weight gradients that take 60 ms asleep (a busy machine cannot
-    stretch them much): backward saves those of attention and of the mlp, 120 ms less a margin."""
-    rounds = 1 if sp else 2  # a reduce_scatter, or with the all_gather an all_reduce
+    stretch them much): backward saves those of attention and of the mlp, 120 ms less a margin.
+    Each sum is one round: a reduce_scatter, or a short all_reduce of two ranks."""
     seconds = {}
     for overlap in (True, False):
         layout = Layout(tp=2, sp=sp, overlap=overlap)
-        mesh = Mesh(layout, comm, Link.parse(f"10gbit,{60 // rounds}ms"))
+        mesh = Mesh(layout, comm, Link.parse("10gbit,60ms"))
         f = layer_functions(region(mesh.tp, MODEL, layout), MODEL.V)["block"]
         p = shard(initial(MODEL, "block.0", 0, "float32"), comm.rank, 2)
         x = np.ones((2, 64 // (2 if sp else 1), 128), "float32")

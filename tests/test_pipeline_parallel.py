@@ -115,7 +115,7 @@ def test_no_send_relies_on_room_in_mpis_buffers(comm):
     train = TrainConfig(global_batch=32, dtype="float64")
 
     def synchronous(self, x, to, tag):
-        return self._moving(self.comm.Issend(x, to, tag), x)
+        return self._moving(self.comm.Issend, x, to, tag)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Direct, "send", synchronous)

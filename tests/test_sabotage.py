@@ -121,9 +121,9 @@ MORE = [
     ),
     Defect(
         "a sum is made from the last rank down",
-        "comm/axis.py",
-        "first, *others = parts\n",
-        "first, *others = parts[::-1]\n",
+        "comm/sums.py",
+        "total, *others = parts\n",
+        "total, *others = parts[::-1]\n",
         "test_comm_verbs.py::"
         "test_all_reduce_is_the_sum_in_rank_order_to_the_last_bit_on_every_rank",
     ),

@@ -17,7 +17,7 @@ from layout_cases import (
 )
 from mpitest import mpi
 
-from tparallel.comm.axis import pieces
+from tparallel.comm.cut import pieces
 from tparallel.compare.equality import relative_error, worst_error
 from tparallel.config import Layout, ModelConfig, replace
 from tparallel.serial.parameters import decayed, shapes

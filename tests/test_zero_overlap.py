@@ -111,13 +111,14 @@ def position(name):
     return LAYERS.index(name.split("..")[0])
 
 
-# A layer computes for 40 ms each way, a message takes 20 ms, an all_reduce 40: what a step takes
-# then, message after message or hidden, whatever else the machine does.  6 layers.
+# A layer computes for 40 ms each way, a message takes 20 ms, and so does a short all_reduce of two
+# ranks: what a step takes then, message after message or hidden, whatever else the machine does.
+# 6 layers.
 COMPUTE, LATENCY = 0.04, 0.02
 EXPECTED = {  # stage: (without overlap, with), in units of 20 ms, the loss's all_reduce included
-    0: (12 + 12 + 6 * 2 + 2, 12 + 12 + 2 + 2),
-    1: (12 + 12 + 6 + 6 + 2, 12 + 12 + 1 + 3 + 2),
-    3: (12 + 6 + 12 + 6 + 6 + 2, 1 + 12 + 1 + 12 + 1 + 2),
+    0: (12 + 12 + 6 + 1, 12 + 12 + 1 + 1),
+    1: (12 + 12 + 6 + 6 + 1, 12 + 12 + 1 + 3 + 1),
+    3: (12 + 6 + 12 + 6 + 6 + 1, 1 + 12 + 1 + 12 + 1 + 1),
 }
 
 

@@ -26,24 +26,20 @@ Source: Thakur, Rabenseifner, Gropp 2005, sections 4.3 and 4.5 (what each must m
 """
 
 import os
-import time
+from collections.abc import Callable
+from time import monotonic
 
 from ..backend import xp
 from ..errors import ConfigError
 from .board import Board
 from .checked import Checker, wanted
+from .cut import spans
 from .ledger import Ledger
 from .link import Link, Stamps
-from .pending import Pending
+from .pending import Pending, over
 from .ring import Ring
-from .transport import cut, make_transport
-
-COMBINE = {"sum": xp.add, "max": xp.maximum}
-
-
-def pieces(size: int, n: int) -> list[int]:
-    """Sizes of n consecutive pieces, as equal as can be, the longer ones first."""
-    return [size // n + (r < size % n) for r in range(n)]
+from .sums import Pair, Sums
+from .transport import check, make_transport
 
 
 class Axis:
@@ -60,46 +56,27 @@ class Axis:
     ):
         self.name, self.rank, self.size, self.ledger = name, comm.rank, comm.size, ledger
         self._comm, self._move = comm, make_transport(comm, crowded)
+        self._sums = (Pair if comm.size == 2 else Sums)(self._move, comm.rank, comm.size)
         self._like: dict = {"ledger": ledger, "crowded": crowded, "link": link, "board": board}
         self._parts: list[Axis] = []
         self._checker = Checker(comm, name, board) if wanted() and comm.size > 1 else None
         self._stamps = Stamps(comm, link) if link and comm.size > 1 else None
         self._ring = Ring(comm, crowded) if ring_wanted() and comm.size > 1 else None
-        self._spare: list = []  # buffers for received pieces, used again from call to call
+        self._all_reduce = (self._ring or self._sums).all_reduce
 
     def all_reduce(self, x, *, what: str, op: str = "sum", out=None):
         """Every rank gets the sum (or maximum) of everybody's ``x``; ``out`` may be ``x``."""
         return self.start_all_reduce(x, what=what, op=op, out=out).wait()
 
     def start_all_reduce(self, x, *, what: str, op: str = "sum", out=None) -> Pending:
+        new = out is None
         out = _room(out, x.shape, x)
         if self.size == 1:
             out[...] = x
-            return self._nothing(out)
-        counts = pieces(x.size, self.size)
-        mine = counts[self.rank]
-        wire = (x.size - mine + (self.size - 1) * mine) * x.dtype.itemsize
-        begun = self._begin("all_reduce", x, f"{what} {op}")
-        if self._ring:
-            return self._around(self._ring, begun, x, counts, op, what, out)
-        finish_sum = self._scatter_sum(x, counts, op)
-
-        def finish():
-            finish_sum(cut(out, counts)[self.rank])
-            self._move.all_gather(None, out, counts).wait()
-            return out
-
-        return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, rounds=2)
-
-    def _around(self, ring: Ring, begun, x, counts, op: str, what: str, out) -> Pending:
-        """The same by the ring, which moves when it is awaited."""
-
-        def finish():
-            ring.all_reduce(x, counts, COMBINE[op], out)
-            return out
-
-        wire = ring.wire(counts) * x.dtype.itemsize
-        return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, 2 * self.size - 2)
+            return over(out)
+        begun = self._begin("all_reduce", x, what, op)
+        finish, wire, rounds = self._all_reduce(x, op, out, new)
+        return self._posted(begun, "all_reduce", what, x.nbytes, wire, finish, rounds)
 
     def reduce_scatter(self, x, *, what: str):
         """The sum of everybody's ``x`` (n k, ...), cut along dim 0; rank r keeps part r."""
@@ -107,34 +84,24 @@ class Axis:
 
     def start_reduce_scatter(self, x, *, what: str) -> Pending:
         if self.size == 1:
-            return self._nothing(x.copy())
-        shape = (self._rows(x), *x.shape[1:])
-        wire = (x.size - x.size // self.size) * x.dtype.itemsize
+            return over(x.copy())
+        out = xp.empty((self._rows(x), *x.shape[1:]), x.dtype)
         begun = self._begin("reduce_scatter", x, what)
-        finish_sum = self._scatter_sum(x, [x.size // self.size] * self.size, "sum")
-
-        def finish():
-            out = _room(None, shape, x)
-            finish_sum(out.reshape(-1))
-            return out
-
-        return self._posted(begun, "reduce_scatter", what, x.nbytes, wire, finish)
+        finish = self._sums.scatter(x, spans(len(x), self.size), "sum", out, True)
+        return self._posted(begun, "reduce_scatter", what, x.nbytes, x.nbytes - out.nbytes, finish)
 
     def reduce(self, x, *, root: int, what: str):
         """Rank ``root`` gets the sum of everybody's ``x``, the others None."""
         if self.size == 1:
             return x.copy()
-        here = [x.size if r == root else 0 for r in range(self.size)]
-        begun = self._begin("reduce", x, f"{what} root {root}")
-        finish_sum = self._scatter_sum(x, here, "sum")
-
-        def finish():
-            out = _room(None, x.shape if self.rank == root else (0,), x)
-            finish_sum(out.reshape(-1))
-            return out if self.rank == root else None
-
-        wire = (x.size - here[self.rank]) * x.dtype.itemsize
-        return self._posted(begun, "reduce", what, x.nbytes, wire, finish).wait()
+        here = self.rank == root
+        out = xp.empty(x.shape if here else (0,), x.dtype)
+        begun = self._begin("reduce", x, what, f"root {root}")
+        parts = tuple(slice(0, x.size if r == root else 0) for r in range(self.size))
+        finish = self._sums.scatter(x.reshape(-1), parts, "sum", out.reshape(-1), True)
+        wire = 0 if here else x.nbytes
+        self._posted(begun, "reduce", what, x.nbytes, wire, finish).wait()
+        return out if here else None
 
     def all_gather(self, x, *, what: str, out=None):
         """Everybody's ``x`` (k, ...), one after the other: (n k, ...)."""
@@ -144,9 +111,11 @@ class Axis:
         out = _room(out, (self.size * x.shape[0], *x.shape[1:]), x)
         if self.size == 1:
             out[...] = x
-            return self._nothing(out)
+            return over(out)
         begun = self._begin("all_gather", x, what)
-        moving = self._move.all_gather(x, out, [x.size] * self.size)
+        parts = spans(len(out), self.size)
+        moving = self._sums.gather(x, out, parts)
+        out[parts[self.rank]] = x
 
         def finish():
             moving.wait()
@@ -161,16 +130,17 @@ class Axis:
 
     def start_all_to_all(self, x, *, what: str) -> Pending:
         if self.size == 1:
-            return self._nothing(x.copy())
+            return over(x.copy())
         self._rows(x)
         out = xp.empty(x.shape, x.dtype)
         begun = self._begin("all_to_all", x, what)
-        counts = [x.size // self.size] * self.size
-        moving = self._move.all_to_all(x, counts, out, counts)
+        parts = spans(len(x), self.size)
+        moving = self._move.exchange(x, parts, out, parts)
+        mine = parts[self.rank]
+        out[mine] = x[mine]
 
         def finish():
             moving.wait()
-            cut(out, counts)[self.rank][...] = cut(x, counts)[self.rank]
             return out
 
         wire = x.nbytes - x.nbytes // self.size
@@ -179,7 +149,7 @@ class Axis:
     def broadcast(self, x, *, root: int, what: str):
         """Rank ``root``'s ``x``, written into everybody's ``x``."""
         if self.size > 1:
-            begun = self._begin("broadcast", x, f"{what} root {root}")
+            begun = self._begin("broadcast", x, what, f"root {root}")
             moving = self._move.broadcast(x, root)
             wire = (self.size - 1) * x.nbytes if self.rank == root else 0
             self._posted(begun, "broadcast", what, x.nbytes, wire, moving.wait).wait()
@@ -187,32 +157,32 @@ class Axis:
 
     def send(self, x, *, to: int, tag: int, what: str) -> Pending:
         """Post a message and go on; ``x`` must not change until the pending send is awaited."""
-        begun = time.monotonic()
-        moving = self._move.send(x, to, tag)
-        wait = self._checker.sending(moving, x, to, tag, what) if self._checker else moving.wait
-        stamped = self._stamps.send(x.nbytes, to, tag) if self._stamps else _nothing_more
-
-        def finish():
-            wait()
-            stamped()
-
-        self._record(begun, "send", what, x.nbytes, x.nbytes)
-        return Pending(self.ledger, self.name, "send", what, finish, moving.test)
+        begun, moving = monotonic(), self._move.send(x, to, tag)
+        finish = moving.wait
+        if self._checker:
+            finish = self._checker.sending(moving, x, to, tag, what)
+        if self._stamps:
+            finish = _both(finish, self._stamps.send(x.nbytes, to, tag))
+        total = self.ledger.record(self.name, "send", what, x.nbytes, x.nbytes)
+        return Pending(self.ledger, total, begun, finish, moving.test)
 
     def recv(self, x, *, source: int, tag: int, what: str):
         """Fill ``x`` with the message of that tag from rank ``source``."""
-        check = self._checker.receiving(x, source, tag, what) if self._checker else _nothing_more
+        begun, check = monotonic(), None
+        if self._checker:
+            check = self._checker.receiving(x, source, tag, what)
         moving = self._move.receive(x, source, tag)
 
         def finish():
-            check()
+            if check:
+                check()
             moving.wait()
             if self._stamps:
                 self._stamps.receive(source, tag)
             return x
 
-        self._record(time.monotonic(), "recv", what, x.nbytes, 0)
-        return Pending(self.ledger, self.name, "recv", what, finish).wait()
+        total = self.ledger.record(self.name, "recv", what, x.nbytes, 0)
+        return Pending(self.ledger, total, begun, finish, None).wait()
 
     def split(self, color: int) -> "Axis":
         """The part of this axis whose ranks give the same ``color``."""
@@ -232,38 +202,6 @@ class Axis:
             self._stamps.comm.Free()
         self._comm.Free()
 
-    def _scatter_sum(self, x, counts, op: str):
-        """Post the all-to-all; what it returns writes my piece of the sum over ranks 0, 1, 2, ...,
-        added in that order."""
-        mine, n = counts[self.rank], self.size
-        received = self._buffer(n * mine, x.dtype)
-        moving = self._move.all_to_all(x, counts, received, [mine] * n)
-
-        def finish(into) -> None:
-            moving.wait()
-            parts, own = [*received.reshape(n, mine)], cut(x, counts)[self.rank]
-            if self.rank > 1:  # ``into`` may be this part of x, and is written before it is read
-                parts[self.rank][...] = own
-            else:
-                parts[self.rank] = own
-            first, *others = parts
-            half = into.dtype.itemsize == 2  # summed in float32 and rounded once
-            total = first.astype(xp.float32) if half else first
-            for other in others:
-                total = COMBINE[op](total, other, out=total if half else into)
-            if half:
-                into[...] = total
-            self._spare.append(received.base)
-
-        return finish
-
-    def _buffer(self, size: int, dtype):
-        """Room for received pieces: the smallest spare one that is large enough, or a new one."""
-        fits = [i for i, b in enumerate(self._spare) if b.dtype == dtype and b.size >= size]
-        if fits:
-            return self._spare.pop(min(fits, key=lambda i: self._spare[i].size))[:size]
-        return xp.empty(max(size, 1), dtype)[:size]
-
     def _rows(self, x) -> int:
         if x.shape[0] % self.size:
             raise ValueError(
@@ -272,30 +210,16 @@ class Axis:
             )
         return x.shape[0] // self.size
 
-    def _begin(self, op: str, x, what: str) -> float:
+    def _begin(self, op: str, x, *about: str) -> float:
         if self._checker:
-            self._checker.meet(f"{op} {x.dtype.name}{list(x.shape)} {what}")
-        return time.monotonic()
+            self._checker.meet(f"{op} {x.dtype.name}{list(x.shape)} {' '.join(about)}")
+        return monotonic()
 
     def _posted(self, begun, op, what, payload, wire, finish, rounds=1) -> Pending:
-        self._record(begun, op, what, payload, wire)
         if self._stamps:
-            arrive, moved = self._stamps.collective(wire, rounds), finish
-
-            def finish():
-                out = moved()
-                arrive()
-                return out
-
-        return Pending(self.ledger, self.name, op, what, finish)
-
-    def _record(self, begun, op, what, payload, wire) -> None:
-        self.ledger.record(self.name, op, what, payload, wire, time.monotonic() - begun)
-
-    def _nothing(self, out) -> Pending:
-        done = Pending(self.ledger, self.name, "", "", _nothing_more)
-        done.result, done.done = out, True
-        return done
+            finish = _both(finish, self._stamps.collective(wire, rounds))
+        total = self.ledger.record(self.name, op, what, payload, wire)
+        return Pending(self.ledger, total, begun, finish, None)
 
 
 def ring_wanted() -> bool:
@@ -307,17 +231,25 @@ def ring_wanted() -> bool:
     return wanted == "ring"
 
 
-def _nothing_more() -> None:
-    pass
+def _both(finish: Callable, then: Callable) -> Callable:
+    """A call that makes both, and returns what the first one does."""
+
+    def finish_both():
+        result = finish()
+        then()
+        return result
+
+    return finish_both
 
 
-def _room(out, shape, x):
+def _room(out, shape: tuple, x):
     """The array for a result: ``out`` if the caller has one that fits, else a new one like x."""
     if out is None:
-        return xp.empty_like(x, order="C", shape=shape)
+        return xp.empty(shape, x.dtype)
     if out.shape != shape or out.dtype != x.dtype:
         raise ValueError(
             f"out must be like the result: it is {out.dtype} {out.shape}, the result {x.dtype} "
             f"{shape}. Leave out= away for a new array."
         )
+    check(out)
     return out

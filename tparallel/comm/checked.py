@@ -60,7 +60,7 @@ class Checker:
 
         def wait():
             with _Shown(self.board, self._waits(mine, "to", to, tag)):
-                if not self._within(lambda: announced.Test() and moving.request.Test()):
+                if not self._within(lambda: announced.Test() and moving.test()):
                     self._missing(mine, "to", to, tag, "takes")
             moving.wait()
 

@@ -15,7 +15,7 @@ from mpi4py import MPI
 from ..backend import synchronize, xp
 from ..errors import ConfigError
 from .staged import Staged
-from .transport import check, cut
+from .transport import Moving, check
 
 
 class Window:
@@ -64,7 +64,7 @@ class Window:
         self.memory, self.size = None, 0
 
 
-class Done:
+class Done(Moving):
     """A collective that runs when it is awaited: all ranks await in the same order."""
 
     def __init__(self, work, *arrays):
@@ -89,25 +89,25 @@ class Ipc(Staged):
             )
         self.comm, self.window = comm, Window(comm)
 
-    def all_to_all(self, send, send_counts, recv, recv_counts):
-        """``send_counts`` are the same on every rank, so that each finds its piece in the others'
+    def exchange(self, send, send_spans: tuple, recv, recv_spans: tuple) -> Done:
+        """All ranks give the same ``send_spans``, so that each finds its piece in the others'
         windows."""
-        start = sum(send_counts[: self.comm.rank])
+        check(send)
+        check(recv)
+        me = self.comm.rank
+        start = send[: send_spans[me].start].size
+        largest = max(send.nbytes, *(recv[span].nbytes for span in recv_spans))
 
-        def read(rank: int, into):
-            theirs = self.window.of(rank, send.dtype, start + into.size)
-            into[...] = theirs[start:]
+        def work():
+            self._put(send, largest)
+            for rank, span in enumerate(recv_spans):
+                if rank != me:
+                    into = recv[span]
+                    theirs = self.window.of(rank, send.dtype, start + into.size)
+                    into[...] = theirs[start:].reshape(into.shape)
+            self._everybody()
 
-        return self._exchange(send, recv, recv_counts, send.nbytes, read)
-
-    def all_gather(self, send, recv, recv_counts):
-        send = cut(recv, recv_counts)[self.comm.rank] if send is None else send
-
-        def read(rank: int, into):
-            into[...] = self.window.of(rank, send.dtype, into.size)
-
-        largest = max(recv_counts) * send.dtype.itemsize
-        return self._exchange(send, recv, recv_counts, largest, read)
+        return Done(work, send, recv)
 
     def broadcast(self, x, root: int):
         check(x)
@@ -119,20 +119,6 @@ class Ipc(Staged):
             self._everybody()
 
         return Done(work, x)
-
-    def _exchange(self, send, recv, recv_counts, room: int, read) -> Done:
-        check(send)
-        check(recv)
-
-        def work():
-            self._put(send, room)
-            flat, at = recv.reshape(-1), 0
-            for rank, count in enumerate(recv_counts):
-                read(rank, flat[at : at + count])
-                at += count
-            self._everybody()
-
-        return Done(work, send, recv)
 
     def _put(self, x, room: int) -> None:
         """My numbers where the others can read them; returns when everybody's are."""

@@ -27,8 +27,9 @@ class Event(NamedTuple):
     done: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Total:
+    key: Key
     count: int = 0
     payload: int = 0
     wire: int = 0
@@ -46,26 +47,18 @@ class Ledger:
     open: bool = True
     events: list[Event] | None = None
 
-    def record(self, axis: str, op: str, what: str, payload: int, wire: int, seconds: float):
-        if self.open:
-            total = self._total(axis, op, what)
-            total.count += 1
-            total.payload += payload
-            total.wire += wire
-            total.seconds += seconds
-
-    def arrived(
-        self, axis: str, op: str, what: str, posted: float, waited: float, done: float
-    ) -> None:
-        """A transfer is over: add the time that it was waited for."""
-        if self.open:
-            self._total(axis, op, what).seconds += done - waited
-            if self.events is not None:
-                self.events.append(Event(axis, op, what, posted, waited, done))
-
-    def _total(self, *key: str) -> Total:
-        found = self.totals.get(key)  # type: ignore[call-overload]  # a Key is a tuple
-        return found or self.totals.setdefault(Key(*key), Total())
+    def record(self, axis: str, op: str, what: str, payload: int, wire: int) -> Total:
+        """One more transfer.  Returns its line, to which the time that it takes is added."""
+        key = axis, op, what
+        if not self.open:
+            return Total(Key(*key))  # which nobody will read
+        total = self.totals.get(key)  # type: ignore[call-overload]  # a Key is a tuple
+        if total is None:
+            total = self.totals[Key(*key)] = Total(Key(*key))
+        total.count += 1
+        total.payload += payload
+        total.wire += wire
+        return total
 
     def wire(self, axis: str) -> int:
         """Bytes that this rank sent over one axis of the mesh."""

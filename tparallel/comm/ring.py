@@ -18,6 +18,8 @@ Source: Patarasuk, Yuan 2009, section 3
 from collections.abc import Callable
 
 from ..backend import xp
+from .cut import pieces
+from .sums import COMBINE
 from .transport import make_transport
 
 
@@ -29,13 +31,18 @@ class Ring:
         self.rank, self.size = comm.rank, comm.size
         self._move = make_transport(self.comm, crowded)
 
-    def wire(self, counts: list[int]) -> int:
-        """Elements that this rank sends."""
-        left_out = (counts[(self.rank + k) % self.size] for k in (1, 2))
-        return 2 * sum(counts) - sum(left_out)
+    def all_reduce(self, x, op: str, out, new: bool) -> tuple[Callable, int, int]:
+        """As ``Sums.all_reduce``; everything moves when it is awaited."""
+        counts, r, n = pieces(x.size, self.size), self.rank, self.size
+        sent = 2 * x.size - counts[(r + 1) % n] - counts[(r + 2) % n]
 
-    def all_reduce(self, x, counts: list[int], combine: Callable, out) -> None:
-        """``out`` ← the sum (or what ``combine`` makes) of everybody's ``x``; may be ``x``."""
+        def finish():
+            self._around(x, counts, COMBINE[op], out)
+            return out
+
+        return finish, sent * x.dtype.itemsize, 2 * n - 2
+
+    def _around(self, x, counts: list[int], combine: Callable, out) -> None:
         out[...] = x
         flat, r, n = out.reshape(-1), self.rank, self.size
 

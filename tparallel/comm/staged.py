@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import synchronize
-from .transport import Direct, Moving, check, cut
+from .transport import Direct, Moving, check
 
 
 class Room(NamedTuple):
@@ -54,16 +54,17 @@ class Staged:
     def __init__(self, comm, naps: bool = False):
         self.host = Direct(comm, naps, synchronize=lambda: None)
 
-    def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
+    def exchange(self, send, send_spans: tuple, recv, recv_spans: tuple) -> Moving:
         out, into = self._copied(send), self._room(recv)
-        moving = self.host.all_to_all(out.array, send_counts, into.array, recv_counts)
-        return self._then(moving, out, into, recv)
+        moving = self.host.exchange(out.array, send_spans, into.array, recv_spans)
+        come = [recv_spans[r] for r in self.host.others]
+        return self._then(moving, out, into, recv, come)
 
-    def all_gather(self, send, recv, recv_counts) -> Moving:
-        mine = cut(recv, recv_counts)[self.host.comm.rank] if send is None else send
-        out, into = self._copied(mine), self._room(recv)
-        moving = self.host.all_gather(out.array, into.array, recv_counts)
-        return self._then(moving, out, into, recv)
+    def swap(self, send, recv) -> Moving:
+        """Of two ranks: all of ``send`` goes to the other, ``recv`` is filled by it."""
+        send, recv = send.reshape(-1), recv.reshape(-1)
+        all_of_it, place = (slice(0, send.size),) * 2, (slice(0, recv.size),) * 2
+        return self.exchange(send, all_of_it, recv, place)
 
     def broadcast(self, x, root: int) -> Moving:
         copy = self._copied(x)
@@ -90,12 +91,16 @@ class Staged:
         check(x)
         return self.pinned.like(x)
 
-    def _then(self, moving: Moving, sent: Room | None, into: Room | None = None, x=None) -> Moving:
-        """When it is over, what has come ``into`` the host goes to ``x``; buffers come back."""
+    def _then(
+        self, moving: Moving, sent: Room | None, into: Room | None = None, x=None, come=(...,)
+    ) -> Moving:
+        """When it is over, what has come ``into`` the host, the spans ``come`` of it, goes to
+        ``x``; buffers come back."""
 
         def after() -> None:
             if into is not None:
-                x.set(into.array)
+                for span in come:
+                    x[span].set(into.array[span])
                 self.pinned.read_by_device.append(into.buffer)
             if sent is not None:
                 self.pinned.free.append(sent.buffer)

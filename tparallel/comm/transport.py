@@ -29,42 +29,34 @@ TRANSPORTS = {
     "staged": "MPI is handed copies in pinned host memory",
     "ipc": "ranks on one node read each other's device memory",
 }
-KNOWN = {np.dtype(name) for name in DTYPES if name != "bfloat16"}  # found faster than by name
+WIDE = {np.dtype(name) for name in DTYPES if not name.endswith("float16")}
 EXCHANGE = 32_000  # the tag of messages that are part of a collective; every MPI has tags to 32767
 NAP = 50e-6  # seconds between two looks at a request, where ranks outnumber cores
 
 
 class Moving:
-    """A posted MPI operation; ``wait`` returns when its arrays may be read and written again."""
+    """Posted MPI operations; ``wait`` returns when their arrays may be read and written again.
 
-    def __init__(self, request, arrays, naps: bool, after=None):
-        self.request, self.arrays, self.naps, self.after = request, arrays, naps, after
+    MPICH's waiting ranks spin on a core that a working rank may need: ``naps`` between two looks.
+    """
+
+    __slots__ = ("after", "naps", "requests")
+
+    def __init__(self, requests: list, naps: bool, after: Callable | None = None):
+        self.requests, self.naps, self.after = requests, naps, after
 
     def test(self) -> bool:
-        return self.request.Test()
-
-    def wait(self) -> None:
-        """MPICH's waiting ranks spin on a core that a working rank may need: look, then nap."""
-        if self.naps:
-            while not self.request.Test():
-                time.sleep(NAP)
-        else:
-            self.request.Wait()
-        if self.after:
-            self.after()
-
-
-class All:
-    """Several requests as one."""
-
-    def __init__(self, requests: list):
-        self.requests = requests
-
-    def Test(self) -> bool:
         return MPI.Request.Testall(self.requests)
 
-    def Wait(self) -> None:
-        MPI.Request.Waitall(self.requests)
+    def wait(self) -> None:
+        if self.naps:
+            while not self.test():
+                time.sleep(NAP)
+        else:
+            for request in self.requests:
+                request.Wait()
+        if self.after:
+            self.after()
 
 
 class Direct:
@@ -72,55 +64,56 @@ class Direct:
 
     def __init__(self, comm, naps: bool = False, synchronize: Callable = synchronize):
         self.comm, self.naps, self.synchronize = comm, naps, synchronize
+        self.others = [(comm.rank + k) % comm.size for k in range(1, comm.size)]
 
-    def all_to_all(self, send, send_counts, recv, recv_counts) -> Moving:
-        """Cut ``send`` into consecutive pieces, one per rank; receive everybody's piece for me.
-        What I send to myself stays in ``send``: who wants it in ``recv`` copies it."""
-        check(send)
-        check(recv)
-        return self._exchange(cut(send, send_counts), cut(recv, recv_counts))
+    def exchange(self, send, send_spans: tuple, recv, recv_spans: tuple) -> Moving:
+        """Along dim 0, ``send_spans[r]`` of ``send`` goes to every other rank r, and what it sends
+        comes to ``recv_spans[r]`` of ``recv``.
 
-    def all_gather(self, send, recv, recv_counts) -> Moving:
-        """Everybody's ``send``, one after the other, in ``recv``; None: mine is there already."""
-        if send is not None:
-            check(send)
-            cut(recv, recv_counts)[self.comm.rank][...] = send.reshape(-1)
-        check(recv)
-        whole = cut(recv, recv_counts)
-        return self._exchange([whole[self.comm.rank]] * len(whole), whole)
+        Messages between pairs move no byte that stays, and cost less than a call of MPI for all.
+        """
+        send, recv = self._ready(send, recv)
+        going = [(r, send[send_spans[r]]) for r in self.others]
+        coming = [(r, recv[recv_spans[r]]) for r in self.others]
+        self.synchronize()
+        requests = [self.comm.Isend(x, r, EXCHANGE) for r, x in going if x.size]
+        requests += [self.comm.Irecv(x, r, EXCHANGE) for r, x in coming if x.size]
+        return Moving(requests, self.naps)
+
+    def swap(self, send, recv) -> Moving:
+        """Of two ranks: all of ``send`` goes to the other, ``recv`` is filled by it."""
+        send, recv = self._ready(send, recv)
+        (other,) = self.others
+        self.synchronize()
+        requests = [self.comm.Isend(send, other, EXCHANGE)] if send.size else []
+        if recv.size:
+            requests.append(self.comm.Irecv(recv, other, EXCHANGE))
+        return Moving(requests, self.naps)
 
     def broadcast(self, x, root: int) -> Moving:
-        return self._moving(self.comm.Ibcast(*self._ready(x), root), x)
+        return self._moving(self.comm.Ibcast, x, root)
 
     def send(self, x, to: int, tag: int) -> Moving:
-        return self._moving(self.comm.Isend(*self._ready(x), to, tag), x)
+        return self._moving(self.comm.Isend, x, to, tag)
 
     def receive(self, x, source: int, tag: int) -> Moving:
-        return self._moving(self.comm.Irecv(*self._ready(x), source, tag), x)
+        return self._moving(self.comm.Irecv, x, source, tag)
 
     def close(self) -> None:
         """Nothing is kept between two calls."""
 
-    def _exchange(self, send: list, recv: list) -> Moving:
-        """Piece r of the one to rank r, piece r of the other from it: messages between pairs, which
-        move no byte that stays and cost less than a call of MPI for all (``bench collectives``)."""
-        n, me = self.comm.size, self.comm.rank
-        others = [(me + k) % n for k in range(1, n)]
-        to, source = ([r for r in others if pieces[r].size] for pieces in (send, recv))
-        ready = self._ready(*[send[r] for r in to], *[recv[r] for r in source])
-        requests = [self.comm.Isend(x, r, EXCHANGE) for x, r in zip(ready, to)]
-        requests += [self.comm.Irecv(x, r, EXCHANGE) for x, r in zip(ready[len(to) :], source)]
-        return self._moving(All(requests), ready)
-
-    def _moving(self, request, *arrays) -> Moving:
-        return Moving(request, arrays, self.naps)
-
-    def _ready(self, *arrays) -> list:
-        """The arrays as MPI may look at them, now: one wait for all of them."""
-        for x in arrays:
-            check(x)
+    def _moving(self, call: Callable, x, *where: int) -> Moving:
+        x, _ = self._ready(x, x)
         self.synchronize()
-        return [x.view(np.uint16) if x.dtype.itemsize == 2 else x for x in arrays]
+        return Moving([call(x, *where)], self.naps)
+
+    def _ready(self, x, like) -> tuple:
+        """An array, and one ``like`` it, as MPI may look at them."""
+        if x.dtype not in WIDE or not x.flags.c_contiguous:  # never, as good as
+            check(x)
+            if x.dtype.itemsize == 2:
+                x, like = x.view(np.uint16), like.view(np.uint16)
+        return x, like
 
 
 def check(x) -> None:
@@ -130,7 +123,7 @@ def check(x) -> None:
             f"MPI moves C-contiguous arrays: shape {x.shape} has strides {x.strides}. "
             "Pass xp.ascontiguousarray(x)."
         )
-    if x.dtype not in KNOWN and x.dtype.name not in DTYPES:
+    if x.dtype not in WIDE and x.dtype.name not in DTYPES:
         raise TypeError(
             f"MPI moves {', '.join(DTYPES)}: this array is {x.dtype.name}. Convert it first."
         )
@@ -195,12 +188,3 @@ def cuda_aware() -> tuple[bool, str]:
     if query is None:
         return False, f"mpi_memory_alloc_kinds={kinds or 'absent'}, no MPIX_Query_cuda_support"
     return bool(query()), f"MPIX_Query_cuda_support()={query()}"
-
-
-def cut(x, counts) -> list:
-    """Consecutive pieces of so many elements, as views."""
-    flat, pieces, start = x.reshape(-1), [], 0
-    for count in counts:
-        pieces.append(flat[start : start + count])
-        start += count
-    return pieces

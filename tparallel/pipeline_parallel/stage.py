@@ -9,7 +9,7 @@ The embedding goes with the first blocks, the head with the last.  ``cut`` says 
 
 from typing import Any
 
-from ..comm.axis import pieces
+from ..comm.cut import pieces
 from ..config import ModelConfig
 from ..errors import LayoutError
 from ..places import offered

@@ -11,7 +11,7 @@ Source: Shoeybi et al. 2019, section 3 and figure 3
 import numpy as np
 
 from ..backend import xp
-from ..comm.axis import pieces
+from ..comm.cut import pieces
 
 SPLIT_DIM = {
     "attn.w_q": 1,  # columns, by head
