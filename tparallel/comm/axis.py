@@ -85,7 +85,7 @@ class Axis:
     def start_reduce_scatter(self, x, *, what: str) -> Pending:
         if self.size == 1:
             return over(x.copy())
-        out = xp.empty((self._rows(x), *x.shape[1:]), x.dtype)
+        out = _room(None, (self._rows(x), *x.shape[1:]), x)
         begun = self._begin("reduce_scatter", x, what)
         finish = self._sums.scatter(x, spans(len(x), self.size), "sum", out, True)
         return self._posted(begun, "reduce_scatter", what, x.nbytes, x.nbytes - out.nbytes, finish)
@@ -95,7 +95,7 @@ class Axis:
         if self.size == 1:
             return x.copy()
         here = self.rank == root
-        out = xp.empty(x.shape if here else (0,), x.dtype)
+        out = _room(None, x.shape if here else (0,), x)
         begun = self._begin("reduce", x, what, f"root {root}")
         parts = tuple(slice(0, x.size if r == root else 0) for r in range(self.size))
         finish = self._sums.scatter(x.reshape(-1), parts, "sum", out.reshape(-1), True)
@@ -245,7 +245,7 @@ def _both(finish: Callable, then: Callable) -> Callable:
 def _room(out, shape: tuple, x):
     """The array for a result: ``out`` if the caller has one that fits, else a new one like x."""
     if out is None:
-        return xp.empty(shape, x.dtype)
+        return xp.empty_like(x, order="C", shape=shape)  # of x's class too: verify/exact.py
     if out.shape != shape or out.dtype != x.dtype:
         raise ValueError(
             f"out must be like the result: it is {out.dtype} {out.shape}, the result {x.dtype} "
