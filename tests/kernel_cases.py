@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tparallel.config import TrainConfig
+from tparallel.config import ModelConfig, TrainConfig
+from tparallel.serial.context import context
 from tparallel.zero.precision import storage_dtype
 
 
@@ -37,6 +38,12 @@ def answers(k, dtype: str, put, compute: str | None = None) -> dict[str, np.ndar
         dq, dkv = k.heads_backward(draw(2, T, H, 8, seed=2), cache)
         name = f"attention T {T} H {H} Hkv {Hkv}"
         keep(**{f"{name} z": z, f"{name} dq": dq, f"{name} dkv": dkv})
+    model = ModelConfig(T=16, H=4, Hkv=2, K=6, position="rope")
+    at = context(model, "float32" if kind.itemsize < 4 and not compute else compute or dtype)
+    at = at._replace(start=5)
+    q, kv = k.rope_forward(draw(2, 9, 4, 6), draw(2, 9, 2, 2, 6), at)
+    dq, dkv = k.rope_backward(draw(2, 9, 4, 6), draw(2, 9, 2, 2, 6), at)
+    keep(**{"rope q": q, "rope kv": kv, "rope dq": dq, "rope dkv": dkv})
     for V in (23, 1100):
         logits, targets = draw(2, 7, V, scale=5), np.random.default_rng(3).integers(0, V, (2, 7))
         loss, cache = k.cross_entropy_forward(logits, put(targets), 14)

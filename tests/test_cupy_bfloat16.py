@@ -32,9 +32,10 @@ pytest.importorskip("ml_dtypes")
 HALF = replace(TRAIN, dtype="bfloat16", activations="bfloat16", init="random")
 U = 2.0**-8
 FAST = {**CUPY, "TPARALLEL_KERNELS": "fast"}
-LLAMA = ModelConfig(
-    L=2, D=16, H=4, Hkv=2, T=8, V=23, norm="rmsnorm", position="rope", mlp="swiglu", bias="none"
-)
+LLAMA = ModelConfig(  # its heads are long enough for cuDNN
+    L=2, D=16, H=4, Hkv=2, K=8, T=8, V=23,
+    norm="rmsnorm", position="rope", mlp="swiglu", bias="none",
+)  # fmt: skip
 
 
 def largest(model) -> float:
@@ -52,14 +53,14 @@ OPTIONS = (  # of training, and a layout
 
 
 @pytest.fixture(scope="session")
-def float64s(tmp_path_factory):
+def halves(tmp_path_factory):
     """NumPy's loss and gradients in float64, at parameters that bfloat16 can hold."""
     found = {
         (name, dropout): in_float64(model, dropout)
         for name, model in MODELS.items()
         for dropout in (0.0, 0.2)
     }
-    path = tmp_path_factory.mktemp("numpy") / "float64s"
+    path = tmp_path_factory.mktemp("numpy") / "halves"
     path.write_bytes(pickle.dumps(found))
     return path
 
@@ -100,9 +101,10 @@ def norm(arrays) -> float:
 
 @compiled
 @mpi(4, timeout=90, env=FAST, fresh=True)
-def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, float64s):
-    """GPT-2's layers in every layout, Llama's where they differ; bytes to the byte."""
-    truth = pickle.loads(float64s.read_bytes())
+def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, halves):
+    """GPT-2's layers in every layout, with attention in blocks; Llama's, with cuDNN's attention,
+    where they differ; bytes to the byte."""
+    truth = pickle.loads(halves.read_bytes())
     os.environ["TPARALLEL_TRANSPORT"] = "direct"
     for layout in for_ranks(comm.size, MODEL, HALF):
         for name, model in MODELS.items():
@@ -113,9 +115,9 @@ def test_every_layout_s_gradients_are_float64_s_but_for_rounding(comm, float64s)
 
 @compiled
 @mpi(4, timeout=60, env=FAST, fresh=True)
-def test_every_option_s_too(comm, float64s):
+def test_every_option_s_too(comm, halves):
     """Inputs gathered again, recomputation, dropout, backward in two halves."""
-    truth = pickle.loads(float64s.read_bytes())
+    truth = pickle.loads(halves.read_bytes())
     for options, text in OPTIONS:
         train, layout = replace(HALF, **options), Layout.parse(text)
         asked = MODEL, train, layout, truth["gpt2", train.dropout]

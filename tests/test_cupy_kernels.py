@@ -35,24 +35,26 @@ def float64s(tmp_path_factory):
 
 
 def kernels_agree(float64s):
-    """Each of device.py's functions, with the probabilities kept and made again."""
+    """Each of device.py's functions; attention in blocks, with the probabilities kept and made
+    again, and by cuDNN where that is installed."""
     import cupy
 
     from tparallel import kernels
-    from tparallel.kernels import device, device_heads
+    from tparallel.kernels import device, device_heads, flash
 
     assert kernels.heads_forward is device.heads_forward
-    device_heads.BLOCK = 16
+    device_heads.BLOCK, installed = 16, flash.name
+    ways = [("blocks", 0), ("blocks", 1000), *[(installed, 0)] * (installed == "cudnn")]
     for dtype, truth in pickle.loads(float64s.read_bytes()).items():
-        for keep in (0, 1000):
-            device_heads.KEEP = keep
+        for flash.name, device_heads.KEEP in ways:
             ours = answers(device, dtype, cupy.asarray)
             assert ours.keys() == truth.keys()
             for name, x in ours.items():
                 assert x.dtype.name in (dtype, DTYPES_OF_SUMS[dtype]), name
                 assert x.shape == truth[name].shape, name
                 error = np.abs(x.astype("f8") - truth[name]).max() / np.abs(truth[name]).max()
-                assert error <= bound(name, x.dtype.name), (name, dtype, keep, error)
+                what = name, dtype, flash.name, device_heads.KEEP, error
+                assert error <= bound(name, x.dtype.name), what
 
 
 def bound(name: str, dtype: str) -> float:

@@ -72,10 +72,12 @@ def test_a_backend_that_cannot_be_had_is_refused_once():
     launcher."""
     none = {**CUPY, "TPARALLEL_BACKEND": "numpy", "STANDIN_DEVICES": "0"}
     half = {**none, "TPARALLEL_PRODUCTS": "bfloat16"}
+    fused = {**none, "TPARALLEL_ATTENTION": "cudnn"}
     for ranks, name, env, words in (
         (1, "torch", none, "must be numpy or cupy"),
         (2, "cupy", none, "needs a GPU"),
         (1, "numpy", half, "bfloat16 with CuPy's"),
+        (1, "numpy", fused, "chooses among a GPU's fast kernels"),
     ):
         job = mpirun(ranks, "-m", "tparallel", "train", "--backend", name, env=env)
         assert job.code == 2 and job.out.count("ConfigError") == 1 and words in job.out, job.out

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
@@ -128,6 +129,60 @@ def test_the_hash_of_dropout_is_the_same_64_bits(comm):
     assert [[int(n) for n in row] for row in mix(at).get()] == [
         [mix(5 * 2**20 + c + r * 2**20) for c in range(3)] for r in range(2)
     ]
+
+
+SHUFFLES = """
+extern "C" __global__ void sum(const float* x, float* y, int n, int split) {
+  __shared__ float parts[2];
+  float total = threadIdx.x < n ? x[blockIdx.x * n + threadIdx.x] : 0;
+  for (int step = 16; step; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = total;
+  if (threadIdx.x < split) __shfl_sync(0xffffffffu, total, 0);  // and the others, elsewhere:
+  else __syncthreads();
+  if (threadIdx.x == 0) y[blockIdx.x] = parts[0] + parts[1];
+}
+"""
+
+
+@mpi(1, env=CUPY)
+def test_the_threads_of_a_block_meet_in_a_kernel_written_by_hand(comm):
+    """Shuffles, shared memory and barriers give the sum; those who wait for ever, and arguments
+    of another size, are errors."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return
+    import cupy as cp
+
+    kernel, x, y = cp.RawKernel(SHUFFLES, "sum"), cp.arange(150, dtype="f4"), cp.zeros(3, "f4")
+    n, split = np.int32(50), np.int32(0)
+    kernel((3,), (64,), (x, y, n, split))
+    assert y.get().tolist() == [sum(range(k, k + 50)) for k in (0, 50, 100)]
+    with pytest.raises(RuntimeError, match="wait for one another"):
+        kernel((3,), (64,), (x, y, n, np.int32(10)))
+    for wrong in ((x, y, 50, split), (x, y, n)):
+        with pytest.raises(RuntimeError, match="not of the size of its parameter"):
+            kernel((3,), (64,), wrong)
+    with pytest.raises(TypeError, match=r"pass a cupy\.ndarray"):
+        kernel((3,), (64,), (x.get(), y, n, split))
+
+
+@mpi(1, env=CUPY)
+def test_cudnn_runs_what_has_been_planned_and_has_kernels_for_some_heads(comm):
+    """A head of 12 numbers has none, and the error says how to go on without."""
+    _bfloat16()
+    import cudnn
+
+    from tparallel.errors import ConfigError
+    from tparallel.kernels import flash
+
+    heads = [flash.Lies((2, 4, 5, 12), (240, 12, 48, 1))] * 4
+    log_sum = flash.Lies((2, 4, 5, 1), (20, 5, 1, 1))
+    arrays = tuple(zip(("q", "k", "v", "o", "stats"), (*heads, log_sum)))
+    with pytest.raises(ConfigError, match=r"no kernel for .* Use TPARALLEL_ATTENTION=blocks"):
+        flash._forward_plan(arrays)
+    assert flash.takes(2, 64) and not flash.takes(2, 12) and not flash.takes(4, 64)
+    graph = cudnn.pygraph(compute_data_type=cudnn.data_type.FLOAT, handle=cudnn.create_handle())
+    with pytest.raises(AssertionError):
+        graph.execute({}, 1, handle=graph)
 
 
 def test_every_name_of_the_stand_in_is_one_of_cupys():

@@ -67,7 +67,8 @@ from importlib.metadata import distributions
 from mpi4py import MPI
 from tparallel import __version__, backend, kernels, launch
 from tparallel.comm.transport import chosen, cuda_aware
-cuda, wanted = backend.xp.cuda.runtime, ("cupy", "numpy", "mpi4py", "torch", "ml_dtypes")
+cuda = backend.xp.cuda.runtime
+wanted = ("cupy", "numpy", "mpi4py", "torch", "ml_dtypes", "nvidia-cu")
 print(json.dumps({
     "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     "device": backend.device(),
@@ -82,6 +83,7 @@ print(json.dumps({
     "cuda-aware": cuda_aware(),
     "transport": chosen(),
     "kernels": kernels.name,
+    "attention": kernels.ATTENTION,
 }))
 """
 

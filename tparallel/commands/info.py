@@ -7,7 +7,10 @@ import platform
 
 from .. import __version__, backend, kernels, launch, products
 
-PACKAGES = ("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "matplotlib", "torch")
+PACKAGES = (
+    *("numpy", "mpi4py", "numba", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-frontend"),
+    *("matplotlib", "torch"),
+)
 EPILOG = """examples:
   tparallel info                          this environment
   tparallel info --backend cupy           with CuPy arrays, if a GPU answers
@@ -44,6 +47,7 @@ def facts() -> dict[str, str]:
         "cuda-aware": f"{'yes' if aware else 'no'}: {why}",
         "transport": f"{transport}: {TRANSPORTS[transport]} ({because})",
         "kernels": f"{kernels.name} (TPARALLEL_KERNELS=plain, tuned or fast chooses)",
+        "attention": _attention(),
         "products": _products(),
         "cores": f"{cores()} that this process may use",
         "threads": f"{os.environ.get('OMP_NUM_THREADS', '1')} for BLAS in each rank",
@@ -58,6 +62,14 @@ def _products() -> str:
     tf32 = "TF32" if os.environ.get("CUPY_TF32") == "1" else "float32"
     linear = "bfloat16" if products.name == "bfloat16" else tf32
     return f"float32 in linear layers as {linear}, in attention as {tf32} (see README)"
+
+
+def _attention() -> str:
+    """Which kernels compute it."""
+    if not kernels.HALVES:
+        return f"by the {kernels.name} kernels"
+    by = "by cuDNN of bfloat16, else in blocks" if kernels.ATTENTION == "cudnn" else "in blocks"
+    return f"{by} (TPARALLEL_ATTENTION=cudnn or blocks chooses)"
 
 
 def _version(package: str) -> str:

@@ -38,6 +38,12 @@ name = _choose(os.environ.get("TPARALLEL_KERNELS", ""))
 _chosen = import_module(".device" if (name, backend) == ("fast", "cupy") else f".{name}", __name__)
 
 HALVES: bool = getattr(_chosen, "HALVES", False)  # may activations be bfloat16?
+ATTENTION: str = getattr(_chosen, "ATTENTION", "blocks")  # "cudnn": of bfloat16
+if "TPARALLEL_ATTENTION" in os.environ and not HALVES:
+    raise ConfigError(
+        "TPARALLEL_ATTENTION chooses among a GPU's fast kernels: the backend is "
+        f"{backend}, the kernels are {name}. Unset it."
+    )
 
 
 def check(activations: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from ..backend import xp
 from ..serial.activation import A, C
 from ..serial.linear import bias_backward
-from . import rows
+from . import flash, rows
 from .device_heads import heads_backward, heads_forward, kept_scores, scores_again
 from .plain import activation_backward
 from .plain import rows_backward as plain_rows_backward
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 HALVES = True  # what is read and written may be bfloat16
+ATTENTION = flash.name
 
 sum_of_products = {
     wide: xp.ReductionKernel(

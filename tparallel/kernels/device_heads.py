@@ -1,4 +1,4 @@
-"""Attention for a GPU, on arrays of every dtype, a block of queries after the other.
+"""Attention for a GPU: by cuDNN where it can (flash.py), else a block of queries after the other.
 
 There is no T × T array for longer than a block: products are cuBLAS's, batched over heads; backward
 makes the probabilities again from the rows' log-sums, unless T is short.  Scores and their sums are
@@ -14,6 +14,7 @@ from ..backend import xp
 from ..serial import heads as plain_heads
 from ..serial.dropout import NONE
 from ..serial.heads import grouped
+from . import flash
 from .batched import product
 from .rows import log_sum_exp, sums_dtype
 
@@ -48,12 +49,17 @@ def heads_forward(q, kv, drop=NONE, start=None):
     if _is_plain(q, kv, drop):
         z, (_, _, a, _) = plain_heads.heads_forward(_wide(q), _wide(kv), drop, start)
         return z.astype(q.dtype, copy=False), (q, kv, a, drop)
+    if flash.takes(q.itemsize, q.shape[-1]):
+        scores = flash.forward(q, kv)
+        return scores.z, (q, kv, scores, drop)
     z, scores = _attend(q, kv, with_z=True)
     return z, (q, kv, scores, drop)
 
 
 def heads_backward(dz, cache):
     q, kv, scores, drop = cache
+    if isinstance(scores, flash.Flash):
+        return flash.backward(dz, q, kv, scores)
     if not _is_plain(q, kv, drop):
         return _attend_backward(dz, q, kv, scores)
     wide = _wide(dz), (_wide(q), _wide(kv), scores, drop)
@@ -64,16 +70,20 @@ def scores_again(q, kv, drop=NONE):
     """What heads_backward needs, from q and kv alone."""
     if drop.rate:
         return plain_heads.probabilities(_wide(q), _wide(kv))
+    if flash.takes(q.itemsize, q.shape[-1]):
+        return flash.forward(q, kv)
     return _attend(q, kv, with_z=False)[1]
 
 
-def kept_scores(T: int, dropout: float = 0.0, itemsize: int = 4) -> int:
-    """Numbers that attention keeps for one head between forward and backward, of ``itemsize``
+def kept_scores(T: int, dropout: float = 0.0, itemsize: int = 4, K: int = 0) -> int:
+    """Numbers that attention keeps for one head of K between forward and backward, of ``itemsize``
     bytes: a float32 counts as two bfloat16."""
     wide = max(1, 4 // itemsize)
     if dropout:
         return wide * T * T  # then the plain text does it
-    return wide * T + (sum((j - i) * j for i, j in _bounds(T)) if T <= KEEP else 0)
+    if T > KEEP or flash.takes(itemsize, K):
+        return wide * T
+    return wide * T + sum((j - i) * j for i, j in _bounds(T))
 
 
 def _is_plain(q, kv, drop) -> bool:

@@ -143,7 +143,7 @@ def _scores(c: ModelConfig, train: TrainConfig) -> int:
     """Bytes that attention keeps for one head of one sequence."""
     size = ITEMSIZE[train.compute_dtype]
     if size < 4:  # then these are a GPU's kernels, which keep log-sums in float32
-        return size * kernels.kept_scores(c.T, train.dropout, size)
+        return size * kernels.kept_scores(c.T, train.dropout, size, c.K)
     return size * kernels.kept_scores(c.T, train.dropout)
 
 
