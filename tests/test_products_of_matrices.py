@@ -28,7 +28,9 @@ def test_mkl_multiplies_matrices_that_lie_in_any_way(dtype, bound):
         other = rng.integers(-9, 9, (2 * inner, 30)).astype(dtype)
         for b in (other[:inner], other[::2], other[:inner, 4:11], other[inner:, :1]):
             want = a @ b
-            for found in (product(a, b), product(b.T, a.T).T):
+            place = np.full_like(want, 7)
+            assert product(a, b, place) is place
+            for found in (product(a, b), product(b.T, a.T).T, place):
                 assert found.dtype == want.dtype
                 assert np.abs(found - want).max() <= bound * np.abs(want).max()
     assert product(wide[:0], wide.T).shape == (0, 40)
