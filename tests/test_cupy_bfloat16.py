@@ -11,10 +11,11 @@ import pickle
 from math import sqrt
 
 import pytest
+from layout_cases import batch
 from mpitest import mpi, mpirun
 from standin_cupy import CUPY
 from test_cupy_kernels import compiled
-from test_cupy_layouts import MODEL, TRAIN, on_part, rows
+from test_cupy_layouts import MODEL, TRAIN, on_part
 
 from tparallel import predict
 from tparallel.compare.equality import worst_error
@@ -32,8 +33,8 @@ pytest.importorskip("ml_dtypes")
 HALF = replace(TRAIN, dtype="bfloat16", activations="bfloat16", init="random")
 U = 2.0**-8
 FAST = {**CUPY, "TPARALLEL_KERNELS": "fast"}
-LLAMA = ModelConfig(  # its heads are long enough for cuDNN
-    L=2, D=16, H=4, Hkv=2, K=8, T=8, V=23,
+LLAMA = ModelConfig(  # its heads and texts are long enough for cuDNN
+    L=2, D=16, H=4, Hkv=2, K=8, T=64, V=23,
     norm="rmsnorm", position="rope", mlp="swiglu", bias="none",
 )  # fmt: skip
 
@@ -73,13 +74,14 @@ def in_float64(model, dropout: float):
     }
     drop = Dropout(dropout).of(HALF.seed, 0)
     at = context(model, "float64")._replace(drop=drop)
-    return loss_and_grads(params, *rows(0), at=at)
+    return loss_and_grads(params, *batch(model, HALF), at=at)
 
 
 def agrees_with_float64(comm, model, train, layout, truth) -> None:
     """The loss, all gradients together, and each alone; held and sent bytes by the closed forms."""
     trainer = Trainer(model, train, layout, comm)
-    loss, _ = trainer.store.totals(trainer.forward_backward(*rows(0)))
+    assert trainer.at.rope is None or trainer.at.rope.cos.dtype == "float32"  # angles need digits
+    loss, _ = trainer.store.totals(trainer.forward_backward(*batch(model, HALF)))
     grads = trainer.grads()
     trainer.close()
     if grads is not None:
@@ -88,7 +90,7 @@ def agrees_with_float64(comm, model, train, layout, truth) -> None:
         assert abs(loss / truth[0] - 1) < U, (layout.name, loss, truth[0])
         assert largest(model) / 20 < error < largest(model), (layout.name, error)
         assert worst_error(grads, truth[1])[0] < 3 * largest(model), (layout.name, error)
-    ranks = measure(model, train, layout, comm, rows)
+    ranks = measure(model, train, layout, comm, lambda step: batch(model, HALF, step))
     if ranks:
         held, wire = predict.held(model, train, layout), predict.wire(model, train, layout)
         assert {k: [own.held[k] for own in ranks] for k in held} == held, layout.name

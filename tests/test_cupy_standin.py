@@ -179,7 +179,7 @@ def test_cudnn_runs_what_has_been_planned_and_has_kernels_for_some_heads(comm):
     arrays = tuple(zip(("q", "k", "v", "o", "stats"), (*heads, log_sum)))
     with pytest.raises(ConfigError, match=r"no kernel for .* Use TPARALLEL_ATTENTION=blocks"):
         flash._forward_plan(arrays)
-    assert flash.takes(2, 64) and not flash.takes(2, 12) and not flash.takes(4, 64)
+    assert flash.takes(2, 64, 64) and not flash.takes(2, 64, 12) and not flash.takes(4, 64, 64)
     graph = cudnn.pygraph(compute_data_type=cudnn.data_type.FLOAT, handle=cudnn.create_handle())
     with pytest.raises(AssertionError):
         graph.execute({}, 1, handle=graph)

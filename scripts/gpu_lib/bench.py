@@ -25,7 +25,7 @@ SIZES = {  # name -> (model, sequences of a batch, ours beside the first)
     "1.3B": ({"L": 24, "D": 2048, "H": 16, **TIED}, 4, ()),  # all programs share the memory
 }
 REHEARSED = {
-    "tiny": ({"L": 2, "D": 32, "H": 2, "T": 16, "V": 64, "tied": True}, 2, ("blocks", "float32"))
+    "tiny": ({"L": 2, "D": 32, "H": 2, "T": 64, "V": 64, "tied": True}, 2, ("blocks", "float32"))
 }
 OURS = {  # name -> what chooses it
     "tparallel": {},

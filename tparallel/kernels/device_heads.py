@@ -49,7 +49,7 @@ def heads_forward(q, kv, drop=NONE, start=None):
     if _is_plain(q, kv, drop):
         z, (_, _, a, _) = plain_heads.heads_forward(_wide(q), _wide(kv), drop, start)
         return z.astype(q.dtype, copy=False), (q, kv, a, drop)
-    if flash.takes(q.itemsize, q.shape[-1]):
+    if flash.takes(q.itemsize, q.shape[1], q.shape[-1]):
         scores = flash.forward(q, kv)
         return scores.z, (q, kv, scores, drop)
     z, scores = _attend(q, kv, with_z=True)
@@ -70,7 +70,7 @@ def scores_again(q, kv, drop=NONE):
     """What heads_backward needs, from q and kv alone."""
     if drop.rate:
         return plain_heads.probabilities(_wide(q), _wide(kv))
-    if flash.takes(q.itemsize, q.shape[-1]):
+    if flash.takes(q.itemsize, q.shape[1], q.shape[-1]):
         return flash.forward(q, kv)
     return _attend(q, kv, with_z=False)[1]
 
@@ -81,7 +81,7 @@ def kept_scores(T: int, dropout: float = 0.0, itemsize: int = 4, K: int = 0) -> 
     wide = max(1, 4 // itemsize)
     if dropout:
         return wide * T * T  # then the plain text does it
-    if T > KEEP or flash.takes(itemsize, K):
+    if T > KEEP or flash.takes(itemsize, T, K):
         return wide * T
     return wide * T + sum((j - i) * j for i, j in _bounds(T))
 

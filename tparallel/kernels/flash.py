@@ -1,8 +1,9 @@
 """Attention by cuDNN's fused kernels: scores and probabilities never reach the device's memory.
 
 ``TPARALLEL_ATTENTION`` is ``cudnn`` or ``blocks`` (device_heads.py); without it cuDNN is taken
-where the package nvidia-cudnn-frontend is installed.  Its kernels are for bfloat16 and heads of a
-multiple of 8 numbers, up to 128: other arrays go through the blocks.
+where the package nvidia-cudnn-frontend is installed.  Its kernels are for bfloat16, heads of a
+multiple of 8 numbers, up to 128, and are asked for texts of a multiple of 64 tokens; other arrays
+go through the blocks.
 
 A graph is planned once for each shape; a step only runs it, and nobody waits.
 
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from ..backend import xp
 from ..errors import ConfigError
 
-LARGEST_HEAD = 128
+LARGEST_HEAD, TOKENS = 128, 64
 
 
 def _choose(wanted: str) -> str:
@@ -44,9 +45,10 @@ class Flash(NamedTuple):
     z: Any  # (B, T, H, K), the same array that the layer keeps
 
 
-def takes(itemsize: int, K: int) -> bool:
+def takes(itemsize: int, T: int, K: int) -> bool:
     """Are these arrays for cuDNN?"""
-    return name == "cudnn" and itemsize == 2 and K % 8 == 0 and K <= LARGEST_HEAD
+    fits = T % TOKENS == 0 and K % 8 == 0 and K <= LARGEST_HEAD
+    return name == "cudnn" and itemsize == 2 and fits
 
 
 def forward(q, kv) -> Flash:
