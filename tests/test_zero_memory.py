@@ -6,9 +6,9 @@ of its backward or in the middle of it:
     states         params, grads, optimizer of this rank (``predict.held``)
     activations    what forward keeps for backward (``predict.held``)
     gathered       one layer, or with overlap the next one as well (``predict.held``)
-    buffers        the pieces that arrive for the sum of a block's gradients: 1 block; under stage
-                   2 and 3 room for these gradients: 1 more.  With overlap the block before is
-                   still on its way: twice that
+    buffers        the pieces that arrive for the sum of a block's gradients: (n − 1)/n of a block;
+                   under stage 2 and 3 room for these gradients: 1 block.  With overlap the block
+                   before is still on its way: twice that
     work           what a block's backward computes with, R (2 F + 4 D + H T) elements at once
 """
 
@@ -43,7 +43,7 @@ def predicted(layout, rank, train=TRAIN):
     """The sum of the module's docstring, in bytes."""
     held = {kind: ranks[rank] for kind, ranks in predict.held(MODEL, train, layout).items()}
     size, whole = 8, BLOCK * 8
-    buffers = (1 + (layout.zero >= 2)) * (1 + layout.overlap)
+    buffers = ((layout.dp - 1) / layout.dp + (layout.zero >= 2)) * (1 + layout.overlap)
     rows = layout.rows(train.global_batch) * MODEL.T
     work = rows * (2 * MODEL.F + 4 * MODEL.D + MODEL.H * MODEL.T) * size
     return sum(held.values()) + buffers * whole + work
