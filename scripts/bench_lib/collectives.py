@@ -13,6 +13,12 @@ from mpi4py import MPI
 
 from tparallel.comm.axis import Axis
 from tparallel.comm.ledger import Ledger
+from tparallel.comm.pending import Pending
+from tparallel.config import Layout, TrainConfig
+from tparallel.train import Trainer
+
+from . import alternate
+from .sizes import SIZES as SIZES_OF_MODELS
 
 RANKS = 2
 SIZES = {"8 B": 8, "4 KB": 4 << 10, "64 KB": 64 << 10, "1 MB": 1 << 20, "16 MB": 16 << 20}
@@ -32,7 +38,35 @@ def run(args: argparse.Namespace, comm) -> list[dict]:
             )
             rows.append(row(verb, size, *times))
     axis.close()
-    return rows
+    return [*rows, ledger_row(args.rounds, comm)]
+
+
+def ledger_row(rounds: int, comm) -> dict:
+    """Microseconds of a step of size S that go into its ledger: calls times the time of a line."""
+    model, sequences = SIZES_OF_MODELS["S"]
+    train = TrainConfig(global_batch=sequences, clip=0.0)
+    trainer = Trainer(model, train, Layout(tp=RANKS), comm)
+    step = alternate.step_of(trainer, *alternate.batch(model, sequences))
+    seconds = median(alternate.alternate({"step": step}, comm, rounds)["step"])
+    ledger = trainer.mesh.ledger
+    ledger.clear()
+    step()
+    calls = sum(total.count for total in ledger.totals.values())
+    trainer.close()
+    many = 10_000
+    start = time.perf_counter()
+    for _ in range(many):  # what a verb does for the ledger, and nothing else
+        Pending(ledger, ledger.record("tp", "all_reduce", "x", 8, 8), 0.0, int, None).wait()
+    line = (time.perf_counter() - start) / many
+    return {
+        "bench": "ledger",
+        "size": "S",
+        "peer": f"a step, tp = {RANKS}, {calls} verbs",
+        "ours": 1e6 * calls * line,
+        "theirs": 1e6 * seconds,
+        "unit": "µs",
+        "ratio": seconds / (calls * line),
+    }
 
 
 def pairs(axis: Axis, comm, nbytes: int) -> dict:

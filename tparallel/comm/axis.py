@@ -1,12 +1,10 @@
 """The verbs.  An ``Axis`` is one axis of the mesh as this rank sees it: its communicator, its
 place on it, and a ledger in which every call says *what* it moves.
 
-Sums are made in rank order: a reduce-scatter is an all-to-all followed by additions from rank 0
-upwards, an all-reduce is that followed by an all-gather.  MPI's own reductions may add in another
-order at another size; these give the same bits for every split of the same vector, and on every
-rank.  float16 and bfloat16 are summed in float32: no MPI sums bfloat16, and one of them would add
-its bytes without a word.  ``TPARALLEL_ALL_REDUCE=ring`` adds around a ring instead (ring.py).  At
-size 1 a verb copies: its result never aliases its input, at any size.
+Sums are made in rank order (sums.py): a reduce-scatter is an all-to-all followed by additions from
+rank 0 upwards, an all-reduce is that followed by an all-gather.  They give the same bits for every
+split of the same vector, and on every rank.  ``TPARALLEL_ALL_REDUCE=ring`` adds around a ring
+instead (ring.py).  At size 1 a verb copies: its result never aliases its input, at any size.
 
 Bytes that rank r of n sends, for a vector of ``total`` bytes cut into ``piece``s as equal as can
 be (``pieces``):
@@ -25,19 +23,17 @@ hides the transfer.  What is started must not be changed before it is awaited.
 Source: Thakur, Rabenseifner, Gropp 2005, sections 4.3 and 4.5 (what each must move at least).
 """
 
-import os
 from collections.abc import Callable
 from time import monotonic
 
 from ..backend import xp
-from ..errors import ConfigError
 from .board import Board
 from .checked import Checker, wanted
 from .cut import spans
 from .ledger import Ledger
 from .link import Link, Stamps
 from .pending import Pending, over
-from .ring import Ring
+from .ring import Ring, ring_wanted
 from .sums import Pair, Sums
 from .transport import check, make_transport
 
@@ -85,9 +81,11 @@ class Axis:
     def start_reduce_scatter(self, x, *, what: str) -> Pending:
         if self.size == 1:
             return over(x.copy())
-        out = _room(None, (self._rows(x), *x.shape[1:]), x)
+        self._divides(x)
         begun = self._begin("reduce_scatter", x, what)
-        finish = self._sums.scatter(x, spans(len(x), self.size), "sum", out, True)
+        parts = spans(len(x), self.size)
+        out = xp.empty_like(x[parts[self.rank]])
+        finish = self._sums.scatter(x, parts, "sum", out, True)
         return self._posted(begun, "reduce_scatter", what, x.nbytes, x.nbytes - out.nbytes, finish)
 
     def reduce(self, x, *, root: int, what: str):
@@ -131,7 +129,7 @@ class Axis:
     def start_all_to_all(self, x, *, what: str) -> Pending:
         if self.size == 1:
             return over(x.copy())
-        self._rows(x)
+        self._divides(x)
         out = xp.empty(x.shape, x.dtype)
         begun = self._begin("all_to_all", x, what)
         parts = spans(len(x), self.size)
@@ -202,13 +200,12 @@ class Axis:
             self._stamps.comm.Free()
         self._comm.Free()
 
-    def _rows(self, x) -> int:
-        if x.shape[0] % self.size:
+    def _divides(self, x) -> None:
+        if len(x) % self.size:
             raise ValueError(
                 f"dim 0 is cut into equal parts: {x.shape} cannot be, over {self.size} ranks. "
                 "Fill it up to a multiple."
             )
-        return x.shape[0] // self.size
 
     def _begin(self, op: str, x, *about: str) -> float:
         if self._checker:
@@ -220,15 +217,6 @@ class Axis:
             finish = _both(finish, self._stamps.collective(wire, rounds))
         total = self.ledger.record(self.name, op, what, payload, wire)
         return Pending(self.ledger, total, begun, finish, None)
-
-
-def ring_wanted() -> bool:
-    """``TPARALLEL_ALL_REDUCE``, read when communicators are made: ``ordered`` (the default), sums
-    in rank order, or ``ring`` (ring.py)."""
-    wanted = os.environ.get("TPARALLEL_ALL_REDUCE", "ordered")
-    if wanted not in ("ordered", "ring"):
-        raise ConfigError(f"TPARALLEL_ALL_REDUCE must be ordered or ring: it is {wanted!r}.")
-    return wanted == "ring"
 
 
 def _both(finish: Callable, then: Callable) -> Callable:

@@ -15,9 +15,11 @@ Bytes that rank r sends of ``counts`` pieces: all but piece r + 1, then all but 
 Source: Patarasuk, Yuan 2009, section 3
 """
 
+import os
 from collections.abc import Callable
 
 from ..backend import xp
+from ..errors import ConfigError
 from .cut import pieces
 from .sums import COMBINE
 from .transport import make_transport
@@ -72,3 +74,12 @@ class Ring:
 
     def close(self) -> None:
         self.comm.Free()
+
+
+def ring_wanted() -> bool:
+    """``TPARALLEL_ALL_REDUCE``, read when communicators are made: ``ordered``, the
+    default, or ``ring``."""
+    wanted = os.environ.get("TPARALLEL_ALL_REDUCE", "ordered")
+    if wanted not in ("ordered", "ring"):
+        raise ConfigError(f"TPARALLEL_ALL_REDUCE must be ordered or ring: it is {wanted!r}.")
+    return wanted == "ring"

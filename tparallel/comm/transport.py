@@ -82,7 +82,8 @@ class Direct:
 
     def swap(self, send, recv) -> Moving:
         """Of two ranks: all of ``send`` goes to the other, ``recv`` is filled by it."""
-        send, recv = self._ready(send, recv)
+        if send.dtype not in WIDE or not send.flags.c_contiguous:
+            send, recv = self._ready(send, recv)
         (other,) = self.others
         self.synchronize()
         requests = [self.comm.Isend(send, other, EXCHANGE)] if send.size else []
@@ -109,10 +110,9 @@ class Direct:
 
     def _ready(self, x, like) -> tuple:
         """An array, and one ``like`` it, as MPI may look at them."""
-        if x.dtype not in WIDE or not x.flags.c_contiguous:  # never, as good as
-            check(x)
-            if x.dtype.itemsize == 2:
-                x, like = x.view(np.uint16), like.view(np.uint16)
+        check(x)
+        if x.dtype.itemsize == 2:
+            x, like = x.view(np.uint16), like.view(np.uint16)
         return x, like
 
 
