@@ -154,6 +154,7 @@ def test_what_mpi_would_deliver_wrongly_is_refused(comm):
     axis = Axis("tp", comm, Ledger())
     dtypes = [np.complex128, np.bool_, np.int16]
     cases = [(np.ones((4, 6)).T, ValueError, "C-contiguous"), (np.ones(8)[::2], ValueError, "C-c")]
+    cases += [(np.ones((400, 600)).T, ValueError, "C-c")]  # long enough for all_reduce to cut it
     cases += [(np.ones(4, d), TypeError, np.dtype(d).name) for d in dtypes]
     for x, error, text in cases:
         for call in (
