@@ -194,6 +194,7 @@ def test_every_name_of_the_stand_in_is_one_of_cupys():
         set(subprocess.check_output([sys.executable, "-c", code], env=env, text=True).split())
         for env in (dict(os.environ), {**os.environ, "PYTHONPATH": str(FOLDER)})
     )
+    real.add("cublas")  # which CuPy loads when it is asked for
     assert {name for name in ours - real if not name.startswith("_")} == set()
 
 
