@@ -12,7 +12,7 @@ from tparallel.comm.cut import pieces
 from tparallel.comm.ledger import Ledger
 from tparallel.zero.precision import storage_dtype
 
-SHAPES = [(), (1,), (2,), (3,), (5,), (0,), (7, 3), (2, 0, 3), (4, 1, 6), (1000,), (20_001,)]
+SHAPES = [(), (1,), (2,), (3,), (5,), (0,), (7, 3), (2, 0, 3), (4, 1, 6), (1000,), (40_001,)]
 DTYPES = ["float64", "float32", "int32", "int64", "uint8"]
 
 
@@ -141,7 +141,7 @@ def test_out_is_written_and_returned_and_must_fit(comm):
             if n > 1:
                 with pytest.raises(ValueError, match="C-contiguous"):
                     verb(x[axis.rank], what="x", out=np.empty(want.shape, order="F"))
-        for shape in ((5, 2), (7, 3001)):  # short, and long enough to be cut
+        for shape in ((5, 2), (7, 6001)):  # short, and long enough to be cut
             x = everybodys(shape, "float64", n)
             mine = x[axis.rank].copy()
             axis.all_reduce(mine, what="x", out=mine)
@@ -184,7 +184,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(comm, dtype):
     small = 2.0**-8 if dtype == "bfloat16" else 2.0**-11
     for axis in axes(comm, 1, 2, 3, 4):
         n = axis.size
-        rng, k = np.random.default_rng(0), 20_000  # elements a rank: all_reduce cuts them
+        rng, k = np.random.default_rng(0), 70_000  # elements a rank: all_reduce cuts them
         x = rng.normal(size=(n, k * n)).astype(half)
         x[:, 0] = [1.0] + [small] * (n - 1)
         exact = reduce(np.add, x.astype(np.float32)).astype(half)

@@ -113,10 +113,10 @@ class Axis:
         begun = self._begin("all_gather", x, what)
         parts = spans(len(out), self.size)
         moving = self._sums.gather(x, out, parts)
-        out[parts[self.rank]] = x
 
         def finish():
             moving.wait()
+            out[parts[self.rank]] = x  # now that nobody waits for this rank
             return out
 
         wire = (self.size - 1) * x.nbytes
