@@ -187,6 +187,7 @@ def test_adamw_over_ten_steps(kernels, dtype):
         close(a, b, dtype)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_stays_so(kernels, bad):
     """Sums may be reordered, scores clamped, but neither may swallow what has gone wrong."""
