@@ -6,7 +6,7 @@ import pytest
 from tparallel.kernels.table import Rows
 from tparallel.places import offered, place
 from tparallel.serial.linear import linear_backward_weight
-from tparallel.zero.precision import write_into
+from tparallel.zero.precision import add_into, write_into
 
 
 def draw(*shape):
@@ -51,3 +51,12 @@ def test_a_gradient_that_was_computed_elsewhere_is_copied():
         kept = np.full((6, 2), np.nan)
         write_into(kept, x)
         assert np.array_equal(kept, np.asarray(x)) and np.count_nonzero(kept) in (4, 12)
+
+
+def test_rows_of_a_table_are_added_to_what_is_there():
+    """A tied table: the head's gradient first, then that of the tokens that were looked up."""
+    there, rows = draw(6, 2), Rows((6, 2), np.array([4, 1]), draw(2, 2))
+    kept = there.copy()
+    add_into(kept, rows)
+    assert np.array_equal(kept, there + np.asarray(rows)) and not np.array_equal(kept, there)
+    assert np.array_equal(np.asarray(rows)[[4, 1]], rows.rows)
